@@ -1,0 +1,48 @@
+# The machine has Python 3.11 or later and make; all else is installed here, pinned and checked by hash.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.PHONY: demo test check lint types unit journeys bench docs lock clean
+
+demo: $(STAMP)  ## start everything and replay real input (ARGS=--exit ends by itself)
+	@$(BIN)/herald demo $(ARGS)
+
+test: check journeys  ## everything: lint, types, unit, property, integration, journeys
+	@echo "all checks passed"
+
+check: lint types unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+unit: $(STAMP)  ## unit, property and integration tests on the embedded Kafka and warehouse
+	$(BIN)/pytest -q -m "not journey"
+
+journeys: $(STAMP)  ## whole processes, real input, kill -9
+	$(BIN)/pytest -q -m journey
+
+bench: $(STAMP)  ## throughput and latency, as ratios within one run
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+docs: $(STAMP)  ## write the generated parts of the docs again
+	@$(BIN)/python -m tests.docs
+
+lock:  ## pin the newest versions that fit pyproject.toml (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev pyproject.toml -o deploy/requirements.lock --custom-compile-command "make lock" -q
+
+$(STAMP): deploy/requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned dependencies into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r deploy/requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The Faust stages: thin shells that read a block, call the core, write the result."""

@@ -1,0 +1,151 @@
+"""The aggregate stage: `events`, `bad`, `sessions`, `outcomes` -> rows and rollups in the warehouse.
+
+Its state is the warehouse itself: the ledger there says which blocks are in. Blocks of all four topics are gathered
+into one insert a table, since ClickHouse likes few large parts; they are acknowledged when the whole chunk is stored.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import faust
+from faust.types import EventT
+
+from agents.app import make_app, on_rebalance, raw_topic, run_worker, stop_now
+from agents.arrival import arrived
+from pipeline.edge import metrics
+from pipeline.edge.clickhouse import Warehouse
+from pipeline.edge.clock import now_ms
+from pipeline.settings import Settings
+from pipeline.warehouse_writer import PendingBlock, WarehouseWriter
+from schemas import block as codec
+from schemas.topics import BAD, EVENTS, OUTCOMES, SESSIONS, Topic
+
+log = logging.getLogger(__name__)
+
+NAME = "aggregate"
+Gathered = codec.EventBlock | codec.RefusedBlock | codec.SessionBlock | codec.OutcomeBlock
+READS: dict[Topic, type[Gathered]] = {
+    EVENTS: codec.EventBlock,
+    BAD: codec.RefusedBlock,
+    SESSIONS: codec.SessionBlock,
+    OUTCOMES: codec.OutcomeBlock,
+}
+WAITING_BYTES_MAX = 33_554_432
+
+
+@dataclass
+class Chunk:
+    """Blocks on their way into one insert, with the events to acknowledge afterwards."""
+
+    blocks: list[PendingBlock] = field(default_factory=list)
+    events: list[tuple[Any, EventT[Any]]] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+    oldest_ms: int = 2**62
+
+
+class AggregateRunner:
+    """Gathers blocks from four agents of one app and stores them a chunk at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing is connected before the app starts."""
+        self.settings = settings
+        self.app = make_app(NAME, settings)
+        self.writer = WarehouseWriter(Warehouse.from_url(settings.warehouse_url), settings)
+        self.applied: dict[tuple[str, int], int] = {}
+        self.chunk = Chunk()
+        self.generation = 0
+        self._storing = asyncio.Lock()
+        self._wire()
+
+    def _wire(self) -> None:
+        on_rebalance(self.app, self._revoked, self._assigned)
+        self.app.task(self._flush_in_time)
+        for topic in READS:
+            self.app.agent(raw_topic(self.app, self.settings, topic), name=f"{NAME}-{topic.name}")(self._agent(topic))
+
+    def _agent(self, topic: Topic) -> Any:
+        async def receive(stream: Any) -> None:
+            acks: faust.Stream[Any] = stream.noack()
+            async for event in acks.events():
+                await self._take(topic, acks, event)
+
+        receive.__name__ = f"receive_{topic.name}"
+        return receive
+
+    async def _take(self, topic: Topic, acks: Any, event: EventT[Any]) -> None:
+        """Put a block into the chunk, unless it is stored already; wait while the chunk is full."""
+        try:
+            arrival = arrived(event, topic)
+            origin = arrival.origin
+            known = self.applied.get((topic.name, origin.partition))
+            if known is None:
+                return  # taken from us: unacknowledged, the next owner reads it
+            if origin.offset <= known:
+                await acks.ack(event)
+                return
+            block = codec.decode(arrival.value, READS[topic])
+            chunk = self.chunk
+            chunk.blocks.append(PendingBlock(topic.name, origin, block, arrival.crc))
+            chunk.events.append((acks, event))
+            chunk.rows += arrival.rows
+            chunk.bytes += len(arrival.value)
+            chunk.oldest_ms = min(chunk.oldest_ms, block.block_time_ms)
+            self.applied[topic.name, origin.partition] = origin.offset
+            if chunk.rows >= self.settings.insert_rows_max or chunk.bytes >= WAITING_BYTES_MAX:
+                await self._store()
+        except Exception as error:  # noqa: BLE001 - everything unexpected ends the process, uncommitted
+            stop_now(f"{NAME}: {topic.name}", error)
+
+    async def _flush_in_time(self) -> None:
+        while not self.app.should_stop:
+            await asyncio.sleep(self.settings.insert_wait_ms / 1000)
+            if self.chunk.blocks:
+                await self._store()
+
+    async def _store(self) -> None:
+        """Store the chunk and acknowledge it; the next one fills up meanwhile."""
+        try:
+            async with self._storing:
+                chunk, self.chunk = self.chunk, Chunk()
+                if not chunk.blocks:
+                    return
+                generation = self.generation
+                await asyncio.to_thread(self.writer.write, chunk.blocks)
+                if generation == self.generation:
+                    for acks, event in chunk.events:
+                        await acks.ack(event)
+                self._observe(chunk)
+        except Exception as error:  # noqa: BLE001
+            stop_now(f"{NAME}: storing {len(self.chunk.blocks)} blocks", error)
+
+    def _observe(self, chunk: Chunk) -> None:
+        now = now_ms()
+        metrics.PROGRESS.labels(NAME).set(now / 1000)
+        metrics.STAGE_LATENCY.labels(NAME).observe(max(0, now - chunk.oldest_ms) / 1000)
+
+    async def _assigned(self, sender: Any, *_: Any, **__: Any) -> None:
+        try:
+            names = {self.settings.topic(topic.name): topic.name for topic in READS}
+            self.applied = {}
+            for tp in self.app.consumer.assignment():
+                if tp.topic in names:
+                    key = (names[tp.topic], tp.partition)
+                    self.applied[key] = await asyncio.to_thread(self.writer.assigned, *key)
+        except Exception as error:  # noqa: BLE001
+            stop_now(f"{NAME}: reading the ledger", error)
+
+    async def _revoked(self, sender: Any, *_: Any, **__: Any) -> None:
+        self.generation += 1
+        async with self._storing:
+            self.chunk = Chunk()
+            for topic, partition in self.applied:
+                self.writer.revoked(topic, partition)
+            self.applied = {}
+
+
+def run(settings: Settings) -> int:
+    """Run the stage until told to stop."""
+    return run_worker(AggregateRunner(settings).app, settings)

@@ -1,0 +1,118 @@
+"""Taking a partition over: fence the state topic, then read it up to the fence."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+import aiokafka
+import msgspec
+
+from pipeline.core.state import StateView, StateWriter
+from pipeline.edge.kafka import async_consumer
+from pipeline.errors import Retryable
+from pipeline.settings import Settings
+from schemas import block as codec
+from schemas.state import StateRecord
+
+log = logging.getLogger(__name__)
+
+STALL_S = 60.0  # no record for so long while some are due: the broker is away
+
+
+@dataclass
+class Restored:
+    """What we know of a partition's state topic; kept when the partition goes, so that it can come back cheaply."""
+
+    view: StateView = field(default_factory=StateView)
+    next_offset: int = 0
+
+
+async def take_over(
+    known: dict[int, Restored],
+    partitions: list[int],
+    topic: str,
+    owner: str,
+    sender: aiokafka.AIOKafkaProducer,
+    settings: Settings,
+) -> dict[int, StateWriter]:
+    """Fence these partitions of a state topic and bring `known` up to the fences; return a writer for each.
+
+    Raises Retryable where the broker does not answer, CorruptBlock or StateError where the log contradicts itself.
+    """
+    fence = codec.encode(StateWriter.fence(owner))
+    sent = [await sender.send(topic, fence, partition=p, headers=codec.headers(fence, 0)) for p in partitions]
+    fences = {p: (await future).offset for p, future in zip(partitions, sent, strict=True)}
+    reader = async_consumer(settings)
+    await reader.start()
+    try:
+        for partition in partitions:
+            restored = known.setdefault(partition, Restored())
+            await _read_up_to(reader, aiokafka.TopicPartition(topic, partition), restored, fences[partition])
+    finally:
+        await reader.stop()
+    return {p: StateWriter(known[p].view, owner) for p in partitions}
+
+
+async def _read_up_to(
+    reader: aiokafka.AIOKafkaConsumer, tp: aiokafka.TopicPartition, restored: Restored, fence: int
+) -> None:
+    reader.assign([tp])
+    start = max(restored.next_offset, (await reader.beginning_offsets([tp]))[tp])
+    if restored.next_offset == 0 and fence > start:
+        start = max(start, await _begin_of_last(reader, tp, start, fence))
+    reader.seek(tp, start)
+    last_progress = asyncio.get_running_loop().time()
+    while restored.next_offset <= fence:
+        batch = (await reader.getmany(tp, timeout_ms=200)).get(tp, [])
+        now = asyncio.get_running_loop().time()
+        last_progress = now if batch else last_progress
+        if now - last_progress > STALL_S:
+            raise Retryable(
+                f"{tp.topic}[{tp.partition}]: no record after {restored.next_offset}, expected up to {fence}"
+            )
+        for record in batch:
+            if record.offset <= fence:
+                codec.check(record.value, record.headers)
+                restored.view.apply(codec.decode(record.value, StateRecord), record.offset)
+            restored.next_offset = record.offset + 1
+        await asyncio.sleep(0)
+    log.info(
+        "state of %s[%d] restored",
+        tp.topic,
+        tp.partition,
+        extra={"entries": len(restored.view.entries), "version": restored.view.version, "from_offset": start},
+    )
+
+
+async def _begin_of_last(reader: aiokafka.AIOKafkaConsumer, tp: aiokafka.TopicPartition, first: int, fence: int) -> int:
+    """Return where the newest change record says that reading must begin: a few records back from the fence."""
+    for back in (8, 64, 512):
+        start = max(first, fence - back)
+        reader.seek(tp, start)
+        begins: list[tuple[int, int]] = []
+        position = start
+        while position < fence:
+            for record in (await reader.getmany(tp, timeout_ms=1_000)).get(tp, []):
+                position = record.offset + 1
+                header = dict(record.headers).get("begin")
+                if header is not None and record.offset < fence:
+                    epoch, _, begin = header.partition(b":")
+                    begins.append((int(epoch), int(begin)))
+        if begins:
+            return max(begins)[1]
+        if start == first:
+            break
+    return first
+
+
+def state_headers(value: bytes, record: StateRecord, rows: int) -> codec.Headers:
+    """Return a state record's headers; `begin` lets a reader find its start without decoding."""
+    return [*codec.headers(value, rows), ("begin", b"%d:%d" % (record.epoch, record.begin))]
+
+
+def packed(record: StateRecord) -> bytes:
+    """Return the value of a state record. Raises msgspec.MsgspecError for what cannot be packed (a bug)."""
+    try:
+        return codec.encode(record)
+    except OverflowError as error:
+        raise msgspec.MsgspecError(f"state record of version {record.version}: {error}") from error

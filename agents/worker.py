@@ -1,0 +1,15 @@
+"""Runs one stage by its name: metrics on a port of its own, then the stage until it is told to stop."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from pipeline.edge import metrics
+from pipeline.parts import metrics_port
+from pipeline.settings import Settings
+
+
+def run(stage: str, settings: Settings) -> int:
+    """Run a stage of `pipeline.parts.STAGES`; each lives in the module of its name."""
+    metrics.serve(metrics_port(settings, stage), settings.host)
+    start: Callable[[Settings], int] = import_module(f"agents.{stage}").run
+    return start(settings)

@@ -1,0 +1,281 @@
+"""The `herald` command. Exit codes: 0 done, 1 failed, 2 wrong use or wrong settings, 70 a stage stopped on a fault.
+
+Heavy parts are imported by the command that needs them, so that `herald --help` answers at once.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+from rich.console import Console
+
+from pipeline import settings as settings_module
+from pipeline.edge import log as logging_setup
+from pipeline.errors import HeraldError, SettingsError
+from pipeline.parts import STAGES
+from pipeline.settings import Settings
+
+P = ParamSpec("P")
+out = Console()
+err = Console(stderr=True)
+
+
+def _with_settings(command: Callable[..., int]) -> Callable[..., None]:
+    """Give a command its settings and turn our errors into a text and an exit code."""
+
+    @wraps(command)
+    def run(**options: Any) -> None:
+        try:
+            settings = settings_module.load(**_overrides(options))
+            logging_setup.set_up(settings.log_level)
+            sys.exit(command(settings, **options))
+        except SettingsError as error:
+            err.print(str(error), style="red", markup=False, highlight=False)
+            sys.exit(2)
+        except HeraldError as error:
+            err.print(str(error), style="red", markup=False, highlight=False)
+            sys.exit(1)
+
+    return run
+
+
+def _overrides(options: dict[str, Any]) -> dict[str, Any]:
+    """Options that stand for a setting: `--data`."""
+    data = options.pop("data", None)
+    return {"data_dir": Path(data).expanduser().absolute()} if data else {}
+
+
+data_option = click.option("--data", metavar="DIR", help="Data folder; the same as HERALD_DATA_DIR.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="herald", prog_name="herald")
+@click.option("--supervised", is_flag=True, hidden=True, help="End when standard input ends.")
+def main(supervised: bool) -> None:
+    """Streaming event processing for information promotion: from a visitor's click to a better live decision.
+
+    \b
+    Example: herald up
+    """
+    if supervised:
+        threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait for the end of standard input: our parent holds the other side, and it is gone."""
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@main.command()
+@data_option
+@_with_settings
+def up(settings: Settings) -> int:
+    """Run all parts on this machine until Ctrl-C; one that dies is started again.
+
+    \b
+    Example: herald up --data ./data
+    """
+    from pipeline.up import run
+
+    return run(settings, out)
+
+
+@main.command()
+@click.option(
+    "--exit", "exit_after", is_flag=True, help="End after the summary; exit code 0 only when the books balance."
+)
+@data_option
+@_with_settings
+def demo(settings: Settings, exit_after: bool) -> int:
+    """Start everything, replay a real clickstream and real ad decisions, show what came of it.
+
+    \b
+    Example: herald demo --exit
+    """
+    from pipeline.demo import run
+
+    return run(settings, out, exit_after)
+
+
+@main.command()
+@_with_settings
+def collector(settings: Settings) -> int:
+    """Run the collector: pixel and API to Kafka.
+
+    \b
+    Example: HERALD_WRITE_KEYS=k1=shop herald collector
+    """
+    from pipeline.collector.service import run
+
+    return run(settings)
+
+
+@main.command()
+@click.argument("stage", type=click.Choice(STAGES))
+@_with_settings
+def worker(settings: Settings, stage: str) -> int:
+    """Run one stage.
+
+    \b
+    Example: herald worker clean
+    """
+    from agents.worker import run
+
+    return run(stage, settings)
+
+
+@main.command()
+@_with_settings
+def delivery(settings: Settings) -> int:
+    """Run delivery: live decisions, profiles, reports.
+
+    \b
+    Example: herald delivery
+    """
+    from pipeline.delivery.service import run
+
+    return run(settings)
+
+
+@main.command()
+@data_option
+@_with_settings
+def broker(settings: Settings) -> int:
+    """Run the embedded Kafka alone.
+
+    \b
+    Example: herald broker --data ./data
+    """
+    from pipeline.embedded.kafka import KafkaConfig, run
+
+    config = KafkaConfig(
+        settings.data_dir, settings.kafka_port, settings.kafka_controller_port, heap_mb=settings.kafka_heap_mb
+    )
+    return run(config, lambda line: err.print(line, markup=False, highlight=False))
+
+
+@main.command()
+@data_option
+@_with_settings
+def warehouse(settings: Settings) -> int:
+    """Run the embedded warehouse alone: a ClickHouse engine behind ClickHouse's native protocol.
+
+    \b
+    Example: herald warehouse --data ./data
+    """
+    from pipeline.embedded.warehouse import WarehouseConfig, run
+
+    config = WarehouseConfig(settings.data_dir, settings.clickhouse_port)
+    return run(config, lambda line: err.print(line, markup=False, highlight=False))
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--pace", default=0.0, help="The log's own pace times this factor; 0 = flat out.", show_default=True)
+@click.option("--limit", default=0, help="Stop after so many lines; 0 = all.", show_default=True)
+@click.option("--key", default="demo", help="Write key.", show_default=True)
+@_with_settings
+def replay(settings: Settings, file: Path, pace: float, limit: int, key: str) -> int:
+    """Send a CSV (REES46, trivago, …) or an access log to the collector over HTTP.
+
+    \b
+    Example: herald replay access.log.gz --pace 60
+    """
+    from pipeline.replay import run
+
+    return run(settings, out, file, pace, limit, key)
+
+
+@main.command()
+@click.option("--apply", "do_apply", is_flag=True, help="Create what is missing.")
+@_with_settings
+def topics(settings: Settings, do_apply: bool) -> int:
+    """Show the topics and how the broker's differ; create what is missing.
+
+    \b
+    Example: herald topics --apply
+    """
+    from pipeline import topics as tool
+
+    found = tool.apply(settings) if do_apply else tool.differences(settings)
+    _print_rows(("topic", "meaning", "writer", "kept"), tool.table(settings))
+    for difference in found:
+        out.print(("done: " if do_apply else "differs: ") + difference.text, markup=False, highlight=False)
+    return 0 if do_apply or not found else 1
+
+
+@main.command()
+@click.option("--apply", "do_apply", is_flag=True, help="Create what is missing.")
+@_with_settings
+def tables(settings: Settings, do_apply: bool) -> int:
+    """Show the warehouse's tables and how they differ; create what is missing.
+
+    \b
+    Example: herald tables --apply
+    """
+    from pipeline import tables as tool
+    from pipeline.edge.clickhouse import Warehouse
+    from schemas.tables import TABLES
+
+    with Warehouse.from_url(settings.warehouse_url) as warehouse:
+        act = tool.apply if do_apply else tool.differences
+        found = act(warehouse, settings.retention_days)
+    _print_rows(("table", "meaning"), [(table.name, table.meaning) for table in TABLES])
+    for difference in found:
+        out.print(("done: " if do_apply else "differs: ") + str(difference), markup=False, highlight=False)
+    return 0 if do_apply or not found else 1
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@_with_settings
+def status(settings: Settings, as_json: bool) -> int:
+    """Show the books, the lag and which parts are alive. Exit code 0 only when the books balance.
+
+    \b
+    Example: herald status
+    """
+    from pipeline.status import run
+
+    return run(settings, out, as_json)
+
+
+@main.command("settings")
+@click.option("--markdown", is_flag=True, help="The table for the docs.")
+@_with_settings
+def show_settings(settings: Settings, markdown: bool) -> int:
+    """Print every setting: name, value, default, meaning.
+
+    \b
+    Example: HERALD_PARTITIONS=8 herald settings
+    """
+    rows = settings_module.table(settings)
+    if markdown:
+        click.echo("| setting | default | meaning |\n| --- | --- | --- |")
+        for name, _, default, meaning in rows:
+            click.echo(f"| `{name}` | `{default}` | {meaning} |")
+    else:
+        _print_rows(("setting", "value", "default", "meaning"), rows)
+    return 0
+
+
+def _print_rows(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(*titles, box=None, pad_edge=False)
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    out.print(shown)
+
+
+if __name__ == "__main__":
+    main()

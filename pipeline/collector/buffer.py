@@ -1,0 +1,206 @@
+"""Group commit, the shell: `BlockWriter` gathers events into blocks of `collected` and says when they have landed.
+
+Collector and delivery both write through it. All its methods belong to the event loop's thread; only a sink's `done`
+comes from elsewhere.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
+
+from pipeline.collector.gather import Gather, GatherRules, PendingBlock
+from pipeline.collector.sink import KafkaSink
+from pipeline.edge.clock import now_ms
+from pipeline.edge.metrics import ACK_SECONDS, BLOCK_ROWS, IN_FLIGHT_BYTES
+from pipeline.settings import Settings
+from schemas.block import CollectedBlock, Headers, encode, headers
+from schemas.event import Context
+from schemas.topics import COLLECTED
+
+BEAT_S = 0.1
+
+
+class Sink(Protocol):
+    """Where blocks go: `KafkaSink`, or a scripted one in tests."""
+
+    def start(self) -> None:
+        """Begin to connect; returns at once."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True while a block may be sent."""
+
+    def send(self, partition: int, value: bytes, found: Headers, done: Callable[[bool], None]) -> None:
+        """Send one record. done(landed) is called once, from any thread, unless `reset` comes first."""
+
+    def reset(self) -> None:
+        """Forget what is under way and connect anew: the broker has not answered in time."""
+
+    def close(self) -> None:
+        """End it; may block for some seconds."""
+
+
+class Landing:
+    """A request's wait for its blocks: one future, however many blocks and events.
+
+    It is its own future, so that a cancelled request takes no other one's with it.
+    """
+
+    __slots__ = ("_missing", "future")
+
+    def __init__(self, future: asyncio.Future[bool], missing: int) -> None:
+        self.future = future
+        self._missing = missing
+
+    def tell(self, landed: bool) -> None:
+        """Take the word on one of the blocks: the future is True once all landed, False once one did not."""
+        self._missing -= 1
+        if not self.future.done() and (not landed or self._missing == 0):
+            self.future.set_result(landed)
+
+
+Ticket = PendingBlock[Landing]
+
+
+class BlockWriter:
+    """Gathers events into blocks of `collected` and sends each once the one before it is acknowledged.
+
+    add() returns the ticket of the block that took the event; landed(tickets) waits until the broker has them all.
+    Blocks that the broker does not confirm within ack_timeout_ms are dropped and their tickets fail: whoever sent the
+    events sends them again under the same ids.
+    """
+
+    def __init__(
+        self, settings: Settings, loop: asyncio.AbstractEventLoop, writer_id: str, sink: Sink | None = None
+    ) -> None:
+        rules = GatherRules(settings.flush_ms, settings.block_bytes_max, settings.block_events_max, settings.tick_ms)
+        self._settings = settings
+        self._loop = loop
+        self._writer_id = writer_id
+        self._sink: Sink = sink or KafkaSink(settings)
+        self._gather: Gather[Landing] = Gather(settings.partitions, rules, self._now_ms())
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._beat_timer: asyncio.TimerHandle | None = None
+        self._answers: deque[tuple[int, Ticket, float, bool]] = deque()
+        self._answers_scheduled = False
+
+    @staticmethod
+    def _now_ms() -> int:
+        return int(monotonic() * 1_000)
+
+    def start(self) -> None:
+        """Begin to connect, to send ticks and to watch for answers that do not come."""
+        self._sink.start()
+        self._beat()
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes taken and not yet acknowledged."""
+        return self._gather.held_bytes
+
+    @property
+    def is_available(self) -> bool:
+        """True while events may be taken: the broker was reached, and there is room."""
+        return self._sink.is_ready and self._gather.held_bytes < self._settings.buffer_bytes_max
+
+    @property
+    def answer_overdue_ms(self) -> int:
+        """How long the broker has owed an answer, ms."""
+        return self._gather.oldest_in_flight_ms(self._now_ms())
+
+    def has_room(self, more_bytes: int) -> bool:
+        """True where the buffer can take this many more bytes."""
+        return self._gather.held_bytes + more_bytes <= self._settings.buffer_bytes_max
+
+    def add(
+        self, partition: int, context: Context, event_id: str, visitor: str, raw: bytes, refused: str = ""
+    ) -> Ticket:
+        """Put one event into the partition's open block; returns the block's ticket for `landed`."""
+        ticket = self._gather.add(partition, context, event_id, visitor, raw, refused, self._now_ms())
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(self._settings.flush_ms / 1_000, self._flush_due)
+        return ticket
+
+    async def landed(self, tickets: set[Ticket]) -> bool:
+        """Wait for the broker's word: True once it has every block, False where one was given up."""
+        if not tickets:
+            return True
+        landing = Landing(self._loop.create_future(), len(tickets))
+        for ticket in tickets:
+            ticket.waiters.append(landing)
+        return await landing.future
+
+    async def close(self, timeout_s: float) -> bool:
+        """Send what is left and wait for it. False where the broker did not take it all in time."""
+        end = monotonic() + timeout_s
+        while not self._gather.is_empty and monotonic() < end:
+            self._send(self._gather.take(self._now_ms(), at_once=True) if self._sink.is_ready else [])
+            await asyncio.sleep(0.005)
+        for timer in (self._flush_timer, self._beat_timer):
+            if timer is not None:
+                timer.cancel()
+        landed = self._gather.is_empty
+        self._fail(self._gather.give_up(self._now_ms() + 1))
+        await self._loop.run_in_executor(None, self._sink.close)
+        return landed
+
+    def _flush_due(self) -> None:
+        self._flush_timer = None
+        self._send_due()
+
+    def _send_due(self) -> None:
+        if self._sink.is_ready:
+            self._send(self._gather.take(self._now_ms()))
+
+    def _send(self, leaving: list[tuple[int, Ticket]]) -> None:
+        for partition, ticket in leaving:
+            value = encode(CollectedBlock(now_ms(), self._writer_id, ticket.contexts, ticket.events))
+            if ticket.events:
+                BLOCK_ROWS.labels(COLLECTED.name).observe(len(ticket.events))
+            self._send_one(partition, ticket, value)
+
+    def _send_one(self, partition: int, ticket: Ticket, value: bytes) -> None:
+        sent_s = monotonic()
+
+        def done(landed: bool) -> None:
+            self._answers.append((partition, ticket, sent_s, landed))
+            if not self._answers_scheduled:  # one wake-up for all acks of a produce response
+                self._answers_scheduled = True
+                self._loop.call_soon_threadsafe(self._take_answers)
+
+        self._sink.send(partition, value, headers(value, len(ticket.events)), done)
+
+    def _take_answers(self) -> None:
+        self._answers_scheduled = False
+        is_failing = False
+        while self._answers:
+            partition, ticket, sent_s, landed = self._answers.popleft()
+            if not self._gather.settle(partition, ticket):
+                continue  # given up before: its clients have been told to resend
+            ACK_SECONDS.observe(monotonic() - sent_s)
+            is_failing |= not landed
+            for landing in ticket.waiters:
+                landing.tell(landed)
+        if is_failing:
+            self._sink.reset()
+        self._send_due()
+
+    def _beat(self) -> None:
+        """Every BEAT_S: give up what is overdue, send ticks, publish the gauge."""
+        self._beat_timer = self._loop.call_later(BEAT_S, self._beat)
+        now = self._now_ms()
+        overdue = self._gather.give_up(now - self._settings.ack_timeout_ms)
+        if overdue:
+            self._fail(overdue)
+            self._sink.reset()
+        if self._sink.is_ready:
+            self._send(self._gather.take(now))
+            self._send(self._gather.ticks(now))
+        IN_FLIGHT_BYTES.set(self._gather.held_bytes)
+
+    def _fail(self, given_up: list[Ticket]) -> None:
+        for ticket in given_up:
+            for landing in ticket.waiters:
+                landing.tell(False)

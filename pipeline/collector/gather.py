@@ -1,0 +1,142 @@
+"""Group commit, the pure part: which events form a block, and when a block may leave.
+
+One open block a partition. A block leaves when the one before it is acknowledged and it is old enough or full; so a
+busy collector sends few large blocks and an idle one sends small ones at once. No clock, no Kafka: `BlockWriter` in
+buffer.py is the shell.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from schemas.event import Collected, Context
+
+T = TypeVar("T")
+
+EVENT_OVERHEAD_BYTES = 160  # a Collected in memory beside its raw bytes
+
+
+@dataclass(frozen=True)
+class GatherRules:
+    """When a block leaves. flush_ms: age; block_bytes_max, block_events_max: size; tick_ms: silence before a tick."""
+
+    flush_ms: int
+    block_bytes_max: int
+    block_events_max: int
+    tick_ms: int
+
+
+class PendingBlock(Generic[T]):
+    """Events of one partition that will be one record. opened_ms: when the first one came. waiters: who is told."""
+
+    __slots__ = ("block_bytes", "contexts", "events", "opened_ms", "waiters")
+
+    def __init__(self, opened_ms: int) -> None:
+        self.opened_ms = opened_ms
+        self.contexts: list[Context] = []
+        self.events: list[Collected] = []
+        self.block_bytes = 0
+        self.waiters: list[T] = []
+
+
+class _Partition(Generic[T]):
+    """One partition's blocks: at most one with the broker, full ones behind it, and the open one last."""
+
+    __slots__ = ("in_flight", "queue", "sent_ms")
+
+    def __init__(self, now_ms: int) -> None:
+        self.queue: deque[PendingBlock[T]] = deque()
+        self.in_flight: PendingBlock[T] | None = None
+        self.sent_ms = now_ms
+
+
+class Gather(Generic[T]):
+    """Events on their way into blocks. Every method is told the time (ms, any origin that does not go back)."""
+
+    def __init__(self, partitions: int, rules: GatherRules, now_ms: int = 0) -> None:
+        self.rules = rules
+        self.held_bytes = 0  # open, waiting and sent but not acknowledged
+        self._partitions: list[_Partition[T]] = [_Partition(now_ms) for _ in range(partitions)]
+
+    def add(
+        self, partition: int, context: Context, event_id: str, visitor: str, raw: bytes, refused: str, now_ms: int
+    ) -> PendingBlock[T]:
+        """Put one event into its partition's open block and return the block.
+
+        A context is written once into a block for a run of events that share it (compared by identity).
+        """
+        queue = self._partitions[partition].queue
+        size = len(raw) + EVENT_OVERHEAD_BYTES
+        block = queue[-1] if queue else None
+        if block is None or self._is_full(block) or block.block_bytes + size > self.rules.block_bytes_max:
+            block = PendingBlock(now_ms)
+            queue.append(block)
+        if not block.contexts or block.contexts[-1] is not context:
+            block.contexts.append(context)
+        block.events.append(Collected(len(block.contexts) - 1, event_id, visitor, raw, refused))
+        block.block_bytes += size
+        self.held_bytes += size
+        return block
+
+    def _is_full(self, block: PendingBlock[T]) -> bool:
+        rules = self.rules
+        return block.block_bytes >= rules.block_bytes_max or len(block.events) >= rules.block_events_max
+
+    def take(self, now_ms: int, at_once: bool = False) -> list[tuple[int, PendingBlock[T]]]:
+        """Return the blocks that leave now, as (partition, block); each partition then waits for `settle`.
+
+        One produce request carries all partitions of a broker, so once one block is due the younger ones go with it.
+        at_once: do not wait for age (stopping).
+        """
+        idle = [(number, part) for number, part in enumerate(self._partitions) if part.in_flight is None and part.queue]
+        if not at_once and not any(self._is_due(part.queue, now_ms) for _, part in idle):
+            return []
+        return [(number, self._leave(part, part.queue.popleft(), now_ms)) for number, part in idle]
+
+    def _is_due(self, queue: deque[PendingBlock[T]], now_ms: int) -> bool:
+        first = queue[0]
+        return len(queue) > 1 or now_ms - first.opened_ms >= self.rules.flush_ms or self._is_full(first)
+
+    def ticks(self, now_ms: int) -> list[tuple[int, PendingBlock[T]]]:
+        """Return an empty block for each partition that has sent nothing for tick_ms and waits for no answer."""
+        return [
+            (number, self._leave(part, PendingBlock(now_ms), now_ms))
+            for number, part in enumerate(self._partitions)
+            if part.in_flight is None and not part.queue and now_ms - part.sent_ms >= self.rules.tick_ms
+        ]
+
+    def _leave(self, part: _Partition[T], block: PendingBlock[T], now_ms: int) -> PendingBlock[T]:
+        part.in_flight = block
+        part.sent_ms = now_ms
+        return block
+
+    def settle(self, partition: int, block: PendingBlock[T]) -> bool:
+        """Note that the broker's word on a block is in (good or bad). False where it was given up before."""
+        part = self._partitions[partition]
+        if part.in_flight is not block:
+            return False
+        part.in_flight = None
+        self.held_bytes -= block.block_bytes
+        return True
+
+    def give_up(self, opened_before_ms: int) -> list[PendingBlock[T]]:
+        """Drop every block opened at or before this time, sent or not, and return them: their clients must resend."""
+        given_up: list[PendingBlock[T]] = []
+        for part in self._partitions:
+            if part.in_flight is not None and part.in_flight.opened_ms <= opened_before_ms:
+                given_up.append(part.in_flight)
+                part.in_flight = None
+            while part.queue and part.queue[0].opened_ms <= opened_before_ms:
+                given_up.append(part.queue.popleft())
+        self.held_bytes -= sum(block.block_bytes for block in given_up)
+        return given_up
+
+    def oldest_in_flight_ms(self, now_ms: int) -> int:
+        """Return how long the broker has owed an answer, ms; 0 where it owes none."""
+        sent = [part.sent_ms for part in self._partitions if part.in_flight is not None]
+        return max(0, now_ms - min(sent)) if sent else 0
+
+    @property
+    def is_empty(self) -> bool:
+        """True where nothing waits and the broker owes no answer."""
+        return all(part.in_flight is None and not part.queue for part in self._partitions)

@@ -1,0 +1,110 @@
+"""Who sent it: write keys, visitor ids, consent, addresses. Pure, but for fresh ids, which come from outside."""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from http.cookies import SimpleCookie
+
+ID_BYTES_MAX = 128
+USELESS_IDS = frozenset(
+    {"null", "undefined", "none", "nan", "guest", "anonymous", "unknown", "false", "true", "[object object]"}
+)
+_SURELY_USABLE_FROM = 16  # longer than every useless one
+
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def usable_id(value: object) -> str:
+    """Return an id as text, or "" where it names nobody: empty, null, undefined, guest, only zeros, > 128 bytes."""
+    if value is None:
+        return ""
+    if type(value) is str and _SURELY_USABLE_FROM <= len(value) <= ID_BYTES_MAX and value.isascii():
+        is_clean = value[0] > "0" and value[-1] > " " and "\0" not in value  # no blanks around, not only zeros
+        if is_clean:
+            return value
+    text = value.strip() if isinstance(value, str) else str(value)
+    if len(text) > ID_BYTES_MAX or not text.strip("0-") or text.lower() in USELESS_IDS:
+        return ""
+    if not text.isascii() and len(text.encode("utf-8", "replace")) > ID_BYTES_MAX:
+        return ""
+    return text.replace("\0", "\ufffd")
+
+
+class WriteKeys:
+    """Who may write, and under which site. A look-up takes the same time for a wrong key as for a right one."""
+
+    def __init__(self, sites: Mapping[str, str]) -> None:
+        self._found = {hashlib.sha256(key.encode()).digest(): (key.encode(), site) for key, site in sites.items()}
+
+    def site(self, key: str) -> str:
+        """Return the site of a write key, "" for an unknown one. The digest hides how much of a guess was right."""
+        given = key.encode("utf-8", "replace")
+        known, site = self._found.get(hashlib.sha256(given).digest(), (b"", ""))
+        return site if hmac.compare_digest(known, given) and known else ""
+
+
+def refuses_tracking(header: Callable[[str], str]) -> bool:
+    """True where the visitor asked not to be followed: DNT: 1, Sec-GPC: 1 or Snowplow's SP-Anonymous."""
+    return header("dnt") == "1" or header("sec-gpc") == "1" or header("sp-anonymous") != ""
+
+
+def cookie_id(cookie: str, name: str) -> str:
+    """Return the usable id in the named cookie of a Cookie header, else ""."""
+    for part in cookie.split(";"):
+        key, _, value = part.partition("=")
+        if key.strip() == name:
+            return usable_id(value.strip().strip('"'))
+    return ""
+
+
+def set_cookie(name: str, value: str, max_age_s: int, secure: bool) -> str:
+    """Return the Set-Cookie header for a visitor id."""
+    cookie: SimpleCookie = SimpleCookie()
+    cookie[name] = value
+    morsel = cookie[name]
+    morsel["path"] = "/"
+    morsel["max-age"] = str(max_age_s)
+    morsel["samesite"] = "Lax"
+    morsel["httponly"] = True
+    morsel["secure"] = secure
+    return morsel.OutputString()
+
+
+def read_networks(texts: Sequence[str]) -> tuple[IpNetwork, ...]:
+    """Return addresses and CIDR ranges as networks. Raises ValueError naming the wrong one."""
+    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
+
+
+def client_ip(peer: str, forwarded_for: str, trusted: tuple[IpNetwork, ...]) -> str:
+    """Return the address of the client: the last one in X-Forwarded-For that no trusted proxy wrote.
+
+    peer: address that the connection came from. The header counts only where the peer is trusted; what a client wrote
+    itself stands further left and is never reached.
+    """
+    if not trusted or not forwarded_for or not _is_trusted(peer, trusted):
+        return peer
+    found = peer
+    for part in reversed(forwarded_for.split(",")):
+        candidate = part.strip().strip("[]")
+        try:
+            ipaddress.ip_address(candidate)
+        except ValueError:
+            return found
+        found = candidate
+        if not _is_trusted(candidate, trusted):
+            break
+    return found
+
+
+def _is_trusted(address: str, trusted: tuple[IpNetwork, ...]) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return any(parsed in network for network in trusted)
+
+
+def peer_address(client: str) -> str:
+    """Return the address in `address:port` or `[address]:port`."""
+    return client.rpartition(":")[0].strip("[]")

@@ -1,0 +1,74 @@
+"""What the endpoints share: a request as the protocols see it, what they make of it, and how a whole one is refused."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from msgspec import Struct
+
+from pipeline.collector.identity import WriteKeys
+from schemas.event import Context
+
+
+class Refusal(Exception):
+    """A whole request is refused, nothing of it is stored.
+
+    status: HTTP status. code: one word for metrics and the answer. detail: what was wrong and what was expected.
+    """
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+class Item(Struct, gc=False, array_like=True):
+    """One event as a protocol found it. refused: a DropReason, or "". raw is masked; cut where it was refused."""
+
+    context: Context
+    event_id: str
+    visitor: str
+    raw: bytes
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Keys and bounds of every protocol. new_visitor: makes a fresh visitor id."""
+
+    keys: WriteKeys
+    mask_key: bytes
+    batch_events_max: int
+    event_bytes_max: int
+    new_visitor: Callable[[], str]
+
+
+@dataclass(slots=True)
+class Request:
+    """What a protocol needs of an HTTP request; body is unpacked and not yet masked.
+
+    header: look-up by lower-case name, "" where absent. ip: cut. cookie: usable visitor id in our cookie, else "".
+    """
+
+    kind: str
+    query: str
+    body: bytes
+    header: Callable[[str], str]
+    received_time_ms: int
+    ip: str
+    user_agent: str
+    referrer: str
+    cookie: str
+    no_consent: bool
+
+
+@dataclass(slots=True)
+class Intake:
+    """What a protocol made of a request. unknown: places of items with no known key (nothing of them is stored).
+
+    new_visitor: an id to set as cookie, else "".
+    """
+
+    items: list[Item]
+    new_visitor: str = ""
+    unknown: dict[int, str] = field(default_factory=dict)

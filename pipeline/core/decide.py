@@ -1,0 +1,186 @@
+"""A decision: which actions to show, each with its exact probability: a pure function of what it was asked and told.
+
+The draw uses u = hash(decision id, seed, rank), so the same request against the same model gives the same answer bit
+for bit, on any machine: `replay` does it from the log.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+import msgspec
+
+from pipeline.core.link import is_safe_target
+from pipeline.core.policy import Policy
+from schemas.outcome import Choice, DecisionLog
+
+ID_CHARS: Final = 32
+_HEX: Final = frozenset("0123456789abcdef")
+_TWO_64: Final = float(2**64)
+
+
+class Excluded(StrEnum):
+    """Why an action of the request could not be chosen. A closed list; logged with the decision."""
+
+    DUPLICATE = "duplicate"  # the same id stood earlier in the request: the first one counts
+    BAD_URL = "bad_url"  # its target is no plain http(s) address, so no click could be sent there
+
+
+class Action(msgspec.Struct, frozen=True, gc=False):
+    """One candidate. url: where its click leads, "" when it has none. features: what is known of it, flat."""
+
+    action_id: str
+    url: str = ""
+    campaign_id: str = ""
+    creative_id: str = ""
+    features: dict[str, object] = {}
+
+
+class Ask(NamedTuple):
+    """What is asked. visitor: "" without consent or id. how_many: different actions, at most."""
+
+    placement_id: str
+    visitor: str
+    actions: Sequence[Action]
+    how_many: int = 1
+    context: Mapping[str, object] = {}
+
+
+class Known(NamedTuple):
+    """What a decision is made from: one version of one placement's policy, and what of it may be out of date."""
+
+    policy: Policy
+    model_version: str
+    degraded: Sequence[str] = ()
+
+
+def make_id(time_ms: int, visitor: str, random_48: int) -> str:
+    """Return a decision id: 12 hex digits of time, 8 of route, 12 of randomness.
+
+    time_ms: when it is decided. visitor: whose decision, or "". random_48: 48 random bits.
+    The route is the visitor's hash: news of the decision finds the visitor's partition without the visitor's id.
+    """
+    rand = f"{random_48:012x}"
+    return f"{time_ms:012x}{route(visitor or rand):08x}{rand}"
+
+
+def route(key: str) -> int:
+    """Return the 32 bits of a visitor (or of a visitorless decision's random part) of which the partition is made."""
+    return zlib.crc32(key.encode("utf-8", "surrogatepass"))
+
+
+def is_id(text: str) -> bool:
+    """Say whether a text has the form of a decision id."""
+    return len(text) == ID_CHARS and _HEX.issuperset(text)
+
+
+def time_of(decision_id: str) -> int:
+    """Return when a decision was made, ms since 1970 UTC. decision_id: as `is_id` wants it."""
+    return int(decision_id[:12], 16)
+
+
+def route_of(decision_id: str) -> int:
+    """Return a decision's route. decision_id: as `is_id` wants it."""
+    return int(decision_id[12:20], 16)
+
+
+def partition_of(decision_id: str, partitions: int) -> int:
+    """Return the partition in which a decision, and all news of it, is logged."""
+    return route_of(decision_id) % partitions
+
+
+def uniform(decision_id: str, seed: str, rank: int) -> float:
+    """Return the number in [0, 1) that draws the action of this rank: a hash, so anyone can draw it again."""
+    text = f"{decision_id}|{seed}|{rank}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()[:8]) // 2048 * 2048 / _TWO_64
+
+
+def decide(ask: Ask, known: Known, decision_id: str, seed: str) -> DecisionLog:
+    """Choose up to `ask.how_many` of the actions that can be shown, and say all that is needed to explain it.
+
+    decision_id: as `make_id` gives it. seed: of this delivery process; logged.
+    Returns the decision in full; no choices when no action can be shown. `propensities` are the candidates' at the
+    first draw. Each later rank is drawn from those that are left, by the same policy, and each choice's propensity is
+    its probability at its own draw: given what was drawn before it.
+    """
+    candidates, excluded = _eligible(ask.actions)
+    ids = [action.action_id for action in candidates]
+    propensities, drawn = draw(known.policy, ids, ask.how_many, decision_id, seed)
+    choices = [
+        Choice(ids[at], rank, probability, candidates[at].campaign_id, candidates[at].creative_id)
+        for rank, (at, probability) in enumerate(drawn)
+    ]
+    return DecisionLog(
+        decision_id,
+        ask.placement_id,
+        known.policy.name,
+        known.model_version,
+        seed,
+        choices,
+        ids,
+        propensities,
+        excluded,
+        dict(ask.context),
+        {action.action_id: action.features for action in candidates if action.features},
+        list(known.degraded),
+    )
+
+
+def draw(
+    policy: Policy, action_ids: Sequence[str], count: int, decision_id: str, seed: str
+) -> tuple[list[float], list[tuple[int, float]]]:
+    """Draw up to `count` different actions, one after the other.
+
+    Returns (the probabilities of all at the first draw, [(index into action_ids, probability at its draw)]).
+    """
+    if not action_ids:
+        return [], []
+    left = list(range(len(action_ids)))
+    scores = policy.scores(action_ids)
+    first = probabilities = policy.probabilities(scores)
+    drawn: list[tuple[int, float]] = []
+    for rank in range(min(count, len(action_ids))):
+        if rank:
+            probabilities = policy.probabilities(scores)
+        at = _pick(probabilities, uniform(decision_id, seed, rank))
+        drawn.append((left.pop(at), probabilities[at]))
+        del scores[at]
+    return first, drawn
+
+
+def replay(log: DecisionLog, policy: Policy) -> bool:
+    """Say whether a logged decision comes out the same again, to the last bit, from its log and the policy it names.
+
+    policy: made from the model of `log.model_version`.
+    """
+    first, drawn = draw(policy, log.candidates, len(log.choices), log.decision_id, log.seed)
+    again = [(log.candidates[at], probability) for at, probability in drawn]
+    return first == log.propensities and again == [(choice.action_id, choice.propensity) for choice in log.choices]
+
+
+def _eligible(actions: Sequence[Action]) -> tuple[list[Action], dict[str, str]]:
+    candidates: dict[str, Action] = {}
+    excluded: dict[str, str] = {}
+    for action in actions:
+        action_id = action.action_id
+        if action.url and not is_safe_target(action.url):
+            excluded[action_id] = Excluded.BAD_URL.value
+        elif action_id in candidates or action_id in excluded:
+            excluded.setdefault(action_id, Excluded.DUPLICATE.value)
+        else:
+            candidates[action_id] = action
+    return list(candidates.values()), excluded
+
+
+def _pick(probabilities: Sequence[float], u: float) -> int:
+    """Return the index whose stretch of the cumulated probabilities holds u."""
+    last = 0
+    for at, reached in enumerate(accumulate(probabilities)):
+        if u < reached:
+            return at
+        if probabilities[at] > 0.0:
+            last = at
+    return last  # the sum of the probabilities fell short of u by rounding

@@ -1,0 +1,77 @@
+"""The learn stage's fold: outcomes -> each placement's sums, from which River's bandits are made (see `policy.py`).
+
+What is River and what is sums: a bandit over independent actions knows no more of its past than, for each action, how
+often it was tried and what it earned. River keeps these as a running mean; here they are integers (trials, millionths
+of reward), because then a late correction is an addition, partitions merge by adding in any order, a replay gives the
+same bits, and an older decision can be rewarded after a newer one. Delivery adds the partitions' sums and makes the
+River policy from them; a test holds it equal to a River policy that was fed the same rewards one by one.
+"""
+
+from collections import Counter
+from typing import ClassVar, Final, cast
+
+import msgspec
+from msgspec import Struct
+
+from pipeline.core.stage import Applied
+from pipeline.core.state import Entries, StateView
+from schemas.block import Origin, OutcomeBlock
+from schemas.model import ArmStatistics, LearnFixed, PlacementModel
+from schemas.outcome import Outcome
+from schemas.topics import MODELS, OUTCOMES, Topic
+
+MICROS: Final = 1_000_000
+ARMS_MAX: Final = 10_000
+"""Arms kept of one placement: a client that invents action ids must not fill the memory of every reader."""
+
+
+class Learn:
+    """Fold of `outcomes` into `models`: placement id -> PlacementModel, for one partition of the log."""
+
+    name: ClassVar[str] = "learn"
+    source: ClassVar[Topic] = OUTCOMES
+    reads: ClassVar[type[Struct]] = OutcomeBlock
+    state: ClassVar[Topic] = MODELS
+
+    def __init__(self, view: StateView, rules: object = None) -> None:
+        """view: the restored partition. rules: none yet; what a reward is worth is the profile stage's to say."""
+        self._models = Entries(view.entries, PlacementModel)
+        self._fixed = msgspec.msgpack.decode(view.fixed, type=LearnFixed) if view.fixed else LearnFixed()
+
+    def apply(self, origin: Origin, block: Struct) -> Applied:
+        """Add a block's outcomes to their placements. Nothing is written but the state itself."""
+        outcomes = cast(OutcomeBlock, block)
+        counts: Counter[tuple[str, str]] = Counter()
+        self._fixed.block_time_ms = max(self._fixed.block_time_ms, outcomes.block_time_ms)
+        for outcome in outcomes.outcomes:
+            if outcome.trials_delta or outcome.reward_delta_micros:
+                counts["learn", self._add(outcome, outcomes.block_time_ms)] += 1
+        return Applied([], counts)
+
+    def take_changes(self) -> tuple[list[tuple[str, bytes]], list[str]]:
+        """Return (puts, deletes) since the last call, packed."""
+        return self._models.take_changes()
+
+    def fixed(self) -> bytes:
+        """Return the partition's totals, packed."""
+        return msgspec.msgpack.encode(self._fixed)
+
+    def _add(self, outcome: Outcome, block_time_ms: int) -> str:
+        model = self._models.get(outcome.placement_id)
+        if model is None:
+            model = PlacementModel({})
+        arm = model.arms.get(outcome.action_id)
+        if arm is None:
+            if len(model.arms) >= ARMS_MAX:
+                return "arms_full"
+            arm = model.arms[outcome.action_id] = ArmStatistics()
+        arm.trials += outcome.trials_delta
+        arm.reward_micros += outcome.reward_delta_micros
+        before = outcome.reward_micros - outcome.reward_delta_micros
+        # each square is cut to whole millionths by itself, so that corrections cancel exactly
+        arm.reward_squares_micros += outcome.reward_micros**2 // MICROS - before**2 // MICROS
+        model.updated_ms = max(model.updated_ms, block_time_ms)
+        self._models.put(outcome.placement_id, model)
+        self._fixed.trials += outcome.trials_delta
+        self._fixed.reward_micros += outcome.reward_delta_micros
+        return "trial" if outcome.trials_delta else "correction"

@@ -1,0 +1,358 @@
+"""The profile stage's fold: clean events -> each visitor's profile and open decisions; and the outcomes of decisions.
+
+Decisions of visitors without an id have entries of their own, named "~" + decision id, that vanish when they expire.
+News of a decision may come without the visitor (a signed link does not carry it): it is found by the route, the
+visitor's hash inside the decision id.
+"""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import ClassVar, Final, cast
+
+import msgspec
+from msgspec import Struct
+
+from pipeline.core.outcome import (
+    CONVERSIONS,
+    RESPONSES,
+    OutcomeBook,
+    OutcomeRules,
+    choose,
+    expires_ms,
+    last_touch,
+    open_decisions,
+    read_response,
+)
+from pipeline.core.profile import ENGAGEMENT_POINTS, ProfileRules, learn
+from pipeline.core.stage import Applied, Output
+from pipeline.core.state import Entries, StateView
+from pipeline.core.stream_time import NEVER, StreamTime
+from schemas.block import EventBlock, Origin, OutcomeBlock
+from schemas.event import Event, EventFlag, EventType
+from schemas.outcome import OpenDecision, Response
+from schemas.profile import Profile, ProfileFixed, VisitorState
+from schemas.topics import EVENTS, OUTCOMES, PROFILES, Topic
+
+ANONYMOUS: Final = "~"
+"""Begins the key of a decision without a visitor."""
+
+_BOT: Final = int(EventFlag.BOT)
+_CLAMPED: Final = int(EventFlag.TIME_CLAMPED)
+_DECISION: Final = EventType.DECISION
+_ROUTE: Final = slice(12, 20)  # of a decision id: 12 hex digits of time, 8 of route, 12 of randomness (core/decide.py)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfilesRules:
+    """The rules of the profile stage."""
+
+    profile: ProfileRules
+    outcome: OutcomeRules
+
+
+class Profiles:
+    """Fold of `events` into `profiles` (visitor -> VisitorState) and `outcomes`, for one partition."""
+
+    name: ClassVar[str] = "profile"
+    source: ClassVar[Topic] = EVENTS
+    reads: ClassVar[type[Struct]] = EventBlock
+    state: ClassVar[Topic] = PROFILES
+
+    def __init__(self, view: StateView, rules: ProfilesRules) -> None:
+        """view: the restored partition; its entries are owned by this object from now on."""
+        self._rules = rules
+        self._visitors = Entries(view.entries, VisitorState)
+        self._deadlines = Deadlines(rules.outcome, view.entries)
+        self._book = OutcomeBook(rules.outcome)
+        self._totals = ProfileFixed(NEVER, NEVER)
+        if view.fixed:
+            self._totals = msgspec.msgpack.decode(view.fixed, type=ProfileFixed)
+        self._clock = StreamTime(self._totals.stream_ms, self._totals.block_time_ms)
+        self._touched: dict[str, None] = {}  # keys whose deadline may have changed in this block
+
+    def apply(self, origin: Origin, block: Struct) -> Applied:
+        """Take a block in. Always gives one OutcomeBlock, empty where no decision changed."""
+        clean = cast(EventBlock, block)
+        self._clock.enter(clean.block_time_ms, is_tick=not clean.events)
+        for event in clean.events:
+            if not event.flags & _CLAMPED:
+                self._clock.advance(event.event_time_ms)
+            self._take(event)
+        self._clear()
+        outcomes = self._book.take()
+        counts = self._book.take_counts()
+        self._totals.events += len(clean.events)
+        for (what, _), many in counts.items():
+            if what == "decision":
+                self._totals.decisions += many
+            elif what == "response":
+                self._totals.responses += many
+            elif what == "unknown_decision":
+                self._totals.unknown += many
+        return Applied([Output(OUTCOMES, OutcomeBlock(clean.block_time_ms, outcomes), len(outcomes))], counts)
+
+    def take_changes(self) -> tuple[list[tuple[str, bytes]], list[str]]:
+        """Return (puts, deletes) since the last call, packed."""
+        return self._visitors.take_changes()
+
+    def fixed(self) -> bytes:
+        """Return stream time and the partition's totals, packed."""
+        self._totals.stream_ms, self._totals.block_time_ms = self._clock.now_ms, self._clock.block_time_ms
+        return msgspec.msgpack.encode(self._totals)
+
+    def _take(self, event: Event) -> None:
+        kind, visitor = event.event_type, event.visitor
+        state = None
+        if visitor and kind in ENGAGEMENT_POINTS:
+            state = self._state(visitor)
+            learn(state.profile, event, self._rules.profile)
+            self._visitors.put(visitor, state)
+        if event.flags & _BOT:
+            self._book.counts["bot_event", kind.value] += 1
+        if kind in RESPONSES:
+            if event.decision_id:
+                self._respond(event)
+            elif state is not None and state.decisions and kind in CONVERSIONS:
+                self._attribute(visitor, state, event)
+            elif kind is EventType.REWARD:
+                self._book.unknown(kind.value)
+        elif kind is _DECISION:
+            self._open(event)
+
+    def _state(self, key: str) -> VisitorState:
+        """The state of a key, new where there is none, without what has expired."""
+        state = self._visitors.get(key)
+        if state is None:
+            return VisitorState(Profile())
+        if (state.decisions or state.early) and self._drop_expired(key, state):
+            self._visitors.put(key, state)
+        return state
+
+    def _open(self, event: Event) -> None:
+        """Open a decision's choices, and join what came before it."""
+        opened = open_decisions(event)
+        if opened is None:
+            self._book.counts["bad_decision", "properties"] += 1
+            return
+        if not opened:
+            return  # nothing could be chosen: nothing can follow
+        if expires_ms(opened[0], self._rules.outcome) < self._clock.now_ms:
+            # nothing can follow any more; opened anew, one that comes a second time would be paid a second time
+            self._book.counts["expired_decision", ""] += 1
+            return
+        decision_id = opened[0].decision_id
+        key = event.visitor or ANONYMOUS + decision_id
+        state = self._state(key)
+        if event.flags & _BOT:
+            state.profile.is_bot = True
+        if any(known.decision_id == decision_id for known in state.decisions):
+            self._book.counts["repeated_decision", ""] += 1
+        else:
+            for decision in opened:
+                state.decisions.append(decision)
+                self._book.note(decision, event.visitor, state.profile.is_bot)
+                self._book.counts["decision", ""] += 1
+            self._deadlines.keep_route(key)  # at once: a signed click may follow in this very block
+            self._join_early(key, state, opened)
+            self._evict(state)
+        self._touch(key, state)
+
+    def _join_early(self, key: str, state: VisitorState, opened: list[OpenDecision]) -> None:
+        """Give a new decision the responses that came before it, under its visitor or without one."""
+        decision_id = opened[0].decision_id
+        waiting = [found for found in state.early if found.decision_id == decision_id]
+        if waiting:
+            state.early = [found for found in state.early if found.decision_id != decision_id]
+        lone_key = ANONYMOUS + decision_id
+        if lone_key != key:
+            lone = self._visitors.get(lone_key)
+            if lone is not None and lone.early:
+                self._drop_expired(lone_key, lone)
+                waiting += lone.early
+                lone.early = []
+                self._touch(lone_key, lone)
+        for response in waiting:
+            self._join(key, state, opened, response)
+
+    def _evict(self, state: VisitorState) -> None:
+        """Keep open_decisions_max decisions: those decided last (ties: those that came last)."""
+        while len(state.decisions) > self._rules.outcome.open_decisions_max:
+            oldest = min(range(len(state.decisions)), key=lambda at: state.decisions[at].decided_ms)
+            del state.decisions[oldest]
+            self._book.counts["evicted_decision", ""] += 1
+
+    def _respond(self, event: Event) -> None:
+        """Join a response that names its decision; keep it where the decision has not come yet."""
+        response = read_response(event)
+        if event.flags & _BOT and not event.visitor:
+            return  # a mail scanner that follows a link says nothing of the visitor whose decision it was
+        lone_key = ANONYMOUS + response.decision_id
+        keys = (event.visitor, lone_key) if event.visitor else (lone_key, *self._deadlines.routed(response.decision_id))
+        for key in keys:
+            state = self._visitors.get(key)
+            if state is None or not state.decisions:
+                continue
+            state = self._state(key)
+            named = [found for found in state.decisions if found.decision_id == response.decision_id]
+            if named:
+                self._join(key, state, named, response)
+                self._touch(key, state)
+                return
+        self._keep_early(event.visitor or lone_key, response)
+
+    def _join(self, key: str, state: VisitorState, named: list[OpenDecision], response: Response) -> None:
+        decision = choose(named, response)
+        if decision is None:
+            self._book.unknown(response.kind)
+        else:
+            self._book.respond(decision, response, _visitor_of(key), state.profile.is_bot)
+
+    def _attribute(self, visitor: str, state: VisitorState, event: Event) -> None:
+        """Give a conversion that names no decision to the visitor's last click."""
+        decision = last_touch(state.decisions, event.event_time_ms, self._rules.outcome)
+        if decision is not None:
+            self._book.respond(decision, read_response(event), visitor, state.profile.is_bot)
+            self._touch(visitor, state)
+
+    def _keep_early(self, key: str, response: Response) -> None:
+        rules = self._rules.outcome
+        if response.event_time_ms + rules.early_window_ms < self._clock.now_ms:
+            self._book.unknown(response.kind)
+            return
+        state = self._state(key)
+        state.early.append(response)
+        self._book.counts["early_response", response.kind] += 1
+        if len(state.early) > rules.early_max:
+            self._book.unknown(state.early.pop(0).kind)
+        self._touch(key, state)
+
+    def _drop_expired(self, key: str, state: VisitorState) -> bool:
+        """Drop what nothing can follow any more at the stream's time; return whether there was any."""
+        now_ms, rules = self._clock.now_ms, self._rules.outcome
+        kept = [found for found in state.decisions if expires_ms(found, rules) >= now_ms]
+        early = [found for found in state.early if found.event_time_ms + rules.early_window_ms >= now_ms]
+        if len(kept) == len(state.decisions) and len(early) == len(state.early):
+            return False
+        for response in state.early:
+            if response.event_time_ms + rules.early_window_ms < now_ms:
+                self._book.unknown(response.kind)
+        state.decisions, state.early = kept, early
+        if key.startswith(ANONYMOUS) and not kept and not early:
+            state.profile = Profile()  # as if the entry had been deleted, which it will be
+        self._touched[key] = None
+        return True
+
+    def _touch(self, key: str, state: VisitorState) -> None:
+        self._visitors.put(key, state)
+        self._touched[key] = None
+
+    def _clear(self) -> None:
+        """Set the deadlines of what changed, then clear entries whose deadline has passed."""
+        for key in self._touched:
+            self._settle_entry(key)
+        self._touched.clear()
+        for key in self._deadlines.due(self._clock.now_ms):
+            state = self._visitors.get(key)
+            if state is not None and self._drop_expired(key, state):
+                self._visitors.put(key, state)
+            self._settle_entry(key)
+        self._touched.clear()
+
+    def _settle_entry(self, key: str) -> None:
+        state = self._visitors.get(key)
+        if state is None:
+            return
+        self._deadlines.set(key, state.decisions, state.early)
+        if not state.decisions and not state.early and not state.profile.events and not state.profile.is_bot:
+            self._visitors.delete(key)  # it says nothing any more
+
+
+class _Waiting(Struct, array_like=True):
+    """A VisitorState read for its deadlines only: the profile stays packed."""
+
+    profile: msgspec.Raw
+    decisions: list[OpenDecision] = []
+    early: list[Response] = []
+
+
+class Deadlines:
+    """When each entry next has something to drop, and which visitors have decisions open: rebuilt from the entries.
+
+    What it gives out depends on the entries alone, not on the way they came about: a restored partition goes on as if
+    it had never stopped.
+    """
+
+    def __init__(self, rules: OutcomeRules, packed: dict[str, bytes]) -> None:
+        """packed: VisitorState by key."""
+        self._rules = rules
+        self._due: dict[str, int] = {}
+        self._heap: list[tuple[int, str]] = []  # also holds deadlines that have moved since: told by _due
+        self._routes: dict[int, tuple[str, ...]] = {}
+        decode = msgspec.msgpack.Decoder(_Waiting).decode
+        for key, raw in packed.items():
+            waiting = decode(raw)
+            if waiting.decisions or waiting.early:
+                self.set(key, waiting.decisions, waiting.early)
+
+    def set(self, key: str, decisions: list[OpenDecision], early: list[Response]) -> None:
+        """Say what an entry now waits for."""
+        rules = self._rules
+        due = min(
+            min((expires_ms(found, rules) for found in decisions), default=_NEVER_DUE),
+            min((found.event_time_ms + rules.early_window_ms for found in early), default=_NEVER_DUE),
+        )
+        if due == _NEVER_DUE:
+            self._due.pop(key, None)
+        elif due != self._due.get(key):
+            self._due[key] = due
+            heappush(self._heap, (due, key))
+        if decisions:
+            self.keep_route(key)
+        else:
+            self._forget_route(key)
+
+    def due(self, now_ms: int) -> Iterator[str]:
+        """Give the keys whose deadline has passed, earliest first, at most expired_entries_max; `set` each anew."""
+        for _ in range(self._rules.expired_entries_max):
+            while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
+                heappop(self._heap)
+            if not self._heap or self._heap[0][0] >= now_ms:
+                return
+            yield heappop(self._heap)[1]
+
+    def routed(self, decision_id: str) -> tuple[str, ...]:
+        """Return the visitors with decisions open for whom this one may have been made: nearly always one at most."""
+        try:
+            return self._routes.get(int(decision_id[_ROUTE], 16), ())
+        except ValueError:  # no id of ours: expected bad data
+            return ()
+
+    def keep_route(self, key: str) -> None:
+        """Say that a visitor has a decision open."""
+        if not key.startswith(ANONYMOUS):
+            route = _route_of_visitor(key)
+            known = self._routes.get(route, ())
+            if key not in known:
+                self._routes[route] = (*known, key)
+
+    def _forget_route(self, key: str) -> None:
+        if not key.startswith(ANONYMOUS):
+            route = _route_of_visitor(key)
+            left = tuple(found for found in self._routes.get(route, ()) if found != key)
+            if left:
+                self._routes[route] = left
+            else:
+                self._routes.pop(route, None)
+
+
+_NEVER_DUE: Final = 2**63
+
+
+def _route_of_visitor(visitor: str) -> int:
+    return zlib.crc32(visitor.encode("utf-8", "surrogatepass"))
+
+
+def _visitor_of(key: str) -> str:
+    return "" if key.startswith(ANONYMOUS) else key

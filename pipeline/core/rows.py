@@ -1,0 +1,260 @@
+"""Blocks -> columns for the warehouse, one function a table. The last step before the insert; pure and deterministic.
+
+Columns, not rows: the driver sends columns, and 48 list comprehensions over structs cost a third of building a tuple
+an event and turning them round. Measured per event: 2 us here, 3 us in the driver. Times stay integers (ms): the
+driver takes them as they are, while a datetime each would cost more than all the rest.
+"""
+
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+import msgspec
+
+from schemas.block import EventBlock, Origin, OutcomeBlock, RefusedBlock, SessionBlock
+from schemas.ddl import Table
+from schemas.event import Event, EventType
+from schemas.outcome import DecisionLog, Outcome
+from schemas.session import SessionRow
+from schemas.tables import BAD, BLOCKS, DECISIONS, EVENTS, OUTCOMES, SESSIONS
+
+INT64_MAX = 2**63 - 1
+RAW_BYTES_MAX = 4_096
+"""What `bad` shows of a refused event; the topic has all of it."""
+
+_TIMES_OF_EVENTS = {"event_time": "event_time_ms", "received_time": "received_time_ms"}
+_EVENT_FIELDS = tuple(
+    attrgetter(_TIMES_OF_EVENTS.get(name, name)) for name in EVENTS.column_names if name not in ("p", "o", "n")
+)
+_WHOLE = frozenset(index for index, column in enumerate(EVENTS.columns) if column.type == "Int64")
+_json = msgspec.json.Encoder(order="deterministic")
+_decision_log = msgspec.json.Decoder(DecisionLog)
+
+
+class Columns(NamedTuple):
+    """Rows of one table, column by column, in the order of table.column_names."""
+
+    table: Table
+    columns: list[Sequence[object]]
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return len(self.columns[0])
+
+
+class LedgerRow(NamedTuple):
+    """One applied block. checksum: crc32 of the record. totals: received, clean, refused, duplicate up to it."""
+
+    topic: str
+    origin: Origin
+    rows: int
+    checksum: int
+    block_time_ms: int
+    totals: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+def event_columns(blocks: Iterable[tuple[Origin, EventBlock]]) -> Columns:
+    """Return the rows of `events`: each event with its origin.
+
+    Whole numbers beyond 64 bits become the nearest that fit: an absurd price must not stop the stream.
+    """
+    events: list[Event] = []
+    partitions: list[int] = []
+    offsets: list[int] = []
+    places: list[int] = []
+    for origin, block in blocks:
+        count = len(block.events)
+        events += block.events
+        partitions += [origin.partition] * count
+        offsets += [origin.offset] * count
+        places += block.rows
+    columns: list[Sequence[object]] = []
+    for index, field in enumerate(_EVENT_FIELDS):
+        values = list(map(field, events))
+        columns.append(bounded(values) if index in _WHOLE else values)
+    return Columns(EVENTS, [*columns, partitions, offsets, places])
+
+
+def bounded(values: list[int]) -> list[int]:
+    """Return whole numbers, each put into the range of Int64.
+
+    >>> bounded([1, 2**63, -2**70]) == [1, 2**63 - 1, -2**63]
+    True
+    """
+    if values and (max(values) > INT64_MAX or min(values) < -INT64_MAX - 1):
+        return [fitting(value) for value in values]
+    return values
+
+
+def fitting(value: int) -> int:
+    """Return the whole number nearest to value that Int64 can hold."""
+    return min(max(value, -INT64_MAX - 1), INT64_MAX)
+
+
+def refused_columns(blocks: Iterable[tuple[Origin, RefusedBlock]]) -> Columns:
+    """Return the rows of `bad`: each refused event with its reason, its raw bytes cut and made readable."""
+    rows = [(origin, event) for origin, block in blocks for event in block.events]
+    return _turned(
+        BAD,
+        [
+            (
+                event.site,
+                event.reason,
+                event.received_time_ms,
+                event.detail,
+                event.event_id,
+                event.visitor,
+                event.protocol,
+                event.kind,
+                event.raw[:RAW_BYTES_MAX].decode("utf-8", "backslashreplace"),
+                len(event.raw),
+                origin.partition,
+                origin.offset,
+                event.row,
+            )
+            for origin, event in rows
+        ],
+    )
+
+
+def session_columns(blocks: Iterable[tuple[Origin, SessionBlock]]) -> Columns:
+    """Return the rows of `sessions`: each change in full; a merged session's row says that it is no more.
+
+    A session that one block changed twice has its last state only: both rows would have the same version.
+    """
+    newest: dict[tuple[Origin, str, int], SessionRow] = {}
+    for origin, block in blocks:
+        for row in block.sessions:
+            newest[origin, row.visitor, row.session.start_ms] = row
+    return _turned(SESSIONS, [_session(origin, row) for (origin, _, _), row in newest.items()])
+
+
+def _session(origin: Origin, row: SessionRow) -> tuple[object, ...]:
+    session = row.session
+    return (
+        row.visitor,
+        session.start_ms,
+        session.end_ms,
+        session.site,
+        session.landing[2],
+        session.exit[2],
+        *session.source[2:],
+        session.device,
+        session.events,
+        session.pages,
+        session.impressions,
+        session.clicks,
+        session.conversions,
+        session.purchases,
+        fitting(session.revenue_micros),
+        session.late_events,
+        int(session.is_bot),
+        int(session.closed),
+        origin.partition,
+        origin.offset,
+        int(row.deleted),
+    )
+
+
+def outcome_columns(blocks: Iterable[tuple[Origin, OutcomeBlock]]) -> Columns:
+    """Return the rows of `outcomes`: each decision and action with what is known of it now, absolute, never a delta.
+
+    An action that one block changed twice has its last state only: both rows would have the same version.
+    """
+    newest: dict[tuple[Origin, str, str], Outcome] = {}
+    for origin, block in blocks:
+        for outcome in block.outcomes:
+            newest[origin, outcome.decision_id, outcome.action_id] = outcome
+    return _turned(OUTCOMES, [_outcome(origin, outcome) for (origin, _, _), outcome in newest.items()])
+
+
+def _outcome(origin: Origin, outcome: Outcome) -> tuple[object, ...]:
+    return (
+        outcome.decision_id,
+        outcome.action_id,
+        outcome.decided_ms,
+        outcome.site,
+        outcome.placement_id,
+        outcome.campaign_id,
+        outcome.creative_id,
+        outcome.visitor,
+        outcome.impressed_ms,
+        outcome.clicked_ms,
+        outcome.conversions,
+        fitting(outcome.revenue_micros),
+        fitting(outcome.reward_micros),
+        outcome.propensity,
+        outcome.policy,
+        outcome.model_version,
+        int(outcome.is_bot),
+        origin.partition,
+        origin.offset,
+    )
+
+
+def decision_columns(blocks: Iterable[tuple[Origin, EventBlock]]) -> Columns:
+    """Return the rows of `decisions`: the explanation that each decision event carries.
+
+    A decision event whose properties are no DecisionLog explains nothing: it stands in `events` only.
+    """
+    rows: list[tuple[object, ...]] = []
+    for origin, block in blocks:
+        for event in block.events:
+            if event.event_type == EventType.DECISION:
+                rows += _decision(origin, event)
+    return _turned(DECISIONS, rows)
+
+
+def _decision(origin: Origin, event: Event) -> list[tuple[object, ...]]:
+    try:
+        log = _decision_log.decode(event.properties)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return []
+    return [
+        (
+            log.decision_id,
+            event.event_time_ms,
+            event.site,
+            event.visitor,
+            log.placement_id,
+            log.policy,
+            log.model_version,
+            log.seed,
+            _text([_choice(choice) for choice in log.choices]),
+            log.candidates,
+            log.propensities,
+            _text(log.excluded),
+            _text(log.context),
+            _text(log.features),
+            log.degraded,
+            origin.partition,
+            origin.offset,
+        )
+    ]
+
+
+def _choice(choice: msgspec.Struct) -> dict[str, object]:
+    """By name, though it travels as an array: people and SQL read this."""
+    return {name: getattr(choice, name) for name in choice.__struct_fields__}
+
+
+def _text(value: object) -> str:
+    return _json.encode(value).decode()
+
+
+def ledger_columns(rows: Iterable[LedgerRow], applied_time_ms: int) -> Columns:
+    """Return the rows of `blocks`, applied at applied_time_ms by the writer's clock."""
+    return _turned(
+        BLOCKS,
+        [
+            (row.topic, *row.origin, row.rows, row.checksum, 0, row.block_time_ms, applied_time_ms, *row.totals)
+            for row in rows
+        ],
+    )  # fmt: skip
+
+
+def _turned(table: Table, rows: list[tuple[object, ...]]) -> Columns:
+    if not rows:
+        return Columns(table, [[] for _ in table.columns])
+    return Columns(table, list(zip(*rows, strict=True)))

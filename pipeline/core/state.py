@@ -1,0 +1,212 @@
+"""A partition's state as a fold of its state topic: packed entries, a fenced log, a rolling sweep.
+
+One record is written for each input block. It holds the entries that the block changed and, with them, a slice of the
+unchanged ones; when every entry has been written once (a sweep), all older records are void. So there is no snapshot to
+pause for, the log stays within a few times the state, and a restore reads one run of records.
+
+A new owner first writes a fence and reads up to it. Records of older epochs behind a fence are ignored by every reader:
+whatever a stalled previous owner still writes changes nothing (the log itself decides, as with leader epochs in Kafka).
+"""
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from pipeline.errors import StateError
+from schemas.state import StateRecord
+
+V = TypeVar("V", bound=Struct)
+
+NO_VERSION = -1
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class StateView:
+    """What any reader of a state topic knows of one partition: the entries as of `version`.
+
+    Delivery uses it as it is.
+    """
+
+    def __init__(self) -> None:
+        """Start empty: before the first record."""
+        self.entries: dict[str, bytes] = {}
+        self.fixed = b""
+        self.version = NO_VERSION
+        self.epoch = -1
+        self.begin = 0
+        self._parts: list[StateRecord] = []
+
+    def apply(self, record: StateRecord, offset: int) -> bool:
+        """Take in the record at this offset of the state topic; return False where it is void (a fenced owner's).
+
+        Raises StateError where a version goes back within one epoch.
+        """
+        if record.kind == "fence":
+            self.epoch = max(self.epoch, offset)
+            self._parts.clear()  # what the previous owner left half written never happened
+            return True
+        if record.epoch < self.epoch:
+            return False
+        if record.version < self.version:
+            raise StateError(f"state record {offset}: version {record.version} after {self.version} in one epoch")
+        self.epoch = record.epoch
+        self._parts.append(record)
+        if not record.more:
+            for part in self._parts:
+                self._take(part)
+            self._parts.clear()
+        return True
+
+    def _take(self, record: StateRecord) -> None:
+        for key in record.deletes:
+            self.entries.pop(key, None)
+        self.entries.update(record.puts)
+        self.fixed, self.version, self.begin = record.fixed, record.version, record.begin
+
+
+class Entries(Generic[V]):
+    """Keyed values of one partition: packed at rest (about a third of the objects' memory), decoded while in use.
+
+    Reading decodes once a block; `put` and `delete` are gathered and handed out by `take_changes`.
+    """
+
+    def __init__(self, packed: dict[str, bytes], kind: type[V]) -> None:
+        """packed: the entries as they are in the log; owned (and changed) by this object from now on."""
+        self.packed = packed
+        self._decode = msgspec.msgpack.Decoder(kind).decode
+        self._live: dict[str, V | None] = {}
+        self._changed: dict[str, None] = {}  # a dict, for its order: sets have none that replays share
+
+    def get(self, key: str) -> V | None:
+        """Return the value of a key, or None. The same object until the end of the block: change it, then `put` it."""
+        if key in self._live:
+            return self._live[key]
+        raw = self.packed.get(key)
+        if raw is None:
+            return None
+        value = self._live[key] = self._decode(raw)
+        return value
+
+    def put(self, key: str, value: V) -> None:
+        """Set a value."""
+        self._live[key] = value
+        self._changed[key] = None
+
+    def delete(self, key: str) -> None:
+        """Remove a key."""
+        self._live[key] = None
+        self._changed[key] = None
+
+    def items(self) -> Iterator[tuple[str, V]]:
+        """All entries, decoded: for rebuilding an index after a restore, not for every block."""
+        for key, raw in self.packed.items():
+            yield key, self._decode(raw)
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def take_changes(self) -> tuple[list[tuple[str, bytes]], list[str]]:
+        """Pack what changed since the last call and return (puts, deletes), in the order of the changes."""
+        puts: list[tuple[str, bytes]] = []
+        deletes: list[str] = []
+        for key in self._changed:
+            value = self._live[key]
+            if value is None:
+                if self.packed.pop(key, None) is not None:
+                    deletes.append(key)
+            else:
+                raw = self.packed[key] = _encode(value)
+                puts.append((key, raw))
+        self._changed.clear()
+        self._live.clear()
+        return puts, deletes
+
+
+class StateWriter:
+    """The owner's side of a partition's state topic: turns each block's changes into the next record."""
+
+    def __init__(self, view: StateView, owner: str) -> None:
+        """view: the partition as restored up to and including our fence."""
+        self.owner = owner
+        self.epoch = view.epoch
+        self.begin = view.begin
+        self._entries = view.entries
+        self._pending: list[str] = []  # keys that this sweep has still to write
+        self._sweep_began = -1  # offset of the sweep's first record
+
+    @staticmethod
+    def fence(owner: str) -> StateRecord:
+        """Return the record with which a new owner makes all older ones void."""
+        return StateRecord("fence", owner, -1, NO_VERSION, 0, b"", [], [])
+
+    def records(
+        self,
+        version: int,
+        fixed: bytes,
+        changes: tuple[list[tuple[str, bytes]], list[str]],
+        bytes_max: int,
+        block_time_ms: int = 0,
+    ) -> list[StateRecord]:
+        """Return the next records: the changes, and about as many bytes of swept entries.
+
+        Usually one; what is larger than bytes_max is split into parts of one version, and only the last part counts.
+        """
+        puts, deletes = changes
+        room = max(64, sum(_size(put) for put in puts))
+        puts = puts + self._sweep(room, {key for key, _ in puts})
+        parts = list(_parts(puts, bytes_max))
+        return [
+            StateRecord(
+                kind="change",
+                owner=self.owner,
+                epoch=self.epoch,
+                version=version,
+                begin=self.begin,
+                fixed=fixed,
+                puts=part,
+                deletes=[] if index else deletes,
+                more=index < len(parts) - 1,
+                block_time_ms=block_time_ms,
+            )
+            for index, part in enumerate(parts)
+        ]
+
+    def written(self, first_offset: int) -> None:
+        """Say where the last records (their first part) now stand: from there a reader of this sweep can begin."""
+        if self._sweep_began < 0:
+            self._sweep_began = first_offset
+        if not self._pending:
+            self.begin = self._sweep_began
+            self._sweep_began = -1
+
+    def _sweep(self, room: int, changed: set[str]) -> list[tuple[str, bytes]]:
+        if self._sweep_began < 0:
+            self._pending = list(self._entries)
+        swept: list[tuple[str, bytes]] = []
+        while self._pending and room > 0:
+            key = self._pending.pop()
+            raw = self._entries.get(key)
+            if raw is not None and key not in changed:
+                swept.append((key, raw))
+                room -= _size((key, raw))
+        return swept
+
+
+def _size(put: tuple[str, bytes]) -> int:
+    return len(put[0]) + len(put[1]) + 8
+
+
+def _parts(puts: list[tuple[str, bytes]], bytes_max: int) -> Iterator[list[tuple[str, bytes]]]:
+    """Cut puts into runs of at most bytes_max; at least one run, maybe empty."""
+    part: list[tuple[str, bytes]] = []
+    size = 0
+    for put in puts:
+        if part and size + _size(put) > bytes_max:
+            yield part
+            part, size = [], 0
+        part.append(put)
+        size += _size(put)
+    yield part

@@ -1,0 +1,1 @@
+"""Delivery: answers decisions from memory, logs each with its exact probability, and takes what becomes of them."""

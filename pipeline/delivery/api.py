@@ -1,0 +1,177 @@
+"""What delivery takes and gives, as pydantic models: they validate, and the OpenAPI page is made from them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+HOW_MANY_MAX = 50
+FEATURES_MAX = 32
+_SHOWN = r"[^\s\x00-\x1f\x7f]"
+_TEXT = rf"^{_SHOWN}(?:[^\x00-\x1f\x7f]*{_SHOWN})?$"
+
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=_TEXT)]
+Id = Annotated[str, Field(max_length=128, pattern=rf"^$|{_TEXT}")]
+Whole = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, strict=True)]
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Text = Annotated[str, Field(max_length=256)]
+Features = Annotated[
+    dict[Annotated[str, Field(max_length=64)], bool | Whole | Number | Text | None], Field(max_length=FEATURES_MAX)
+]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ActionIn(_In):
+    """One candidate: what could be shown."""
+
+    id: Name
+    url: Annotated[str, Field(max_length=4_096, description="where its click leads: http(s), ASCII")] = ""
+    campaign_id: Id = ""
+    creative_id: Id = ""
+    features: Features = {}
+
+
+class DecisionRequest(_In):
+    """What to choose from, where and for whom."""
+
+    placement: Annotated[Name, Field(description="the place on the page; each has a model of its own")]
+    actions: Annotated[list[ActionIn], Field(min_length=1)]
+    visitor: Annotated[str, Field(description="visitor id; none = no personal decision")] = ""
+    consent: Annotated[bool, Field(description="false = no personal decision, and no id in the log")] = True
+    count: Annotated[int, Field(ge=1, le=HOW_MANY_MAX, description="how many different actions")] = 1
+    context: Features = {}
+    site: Annotated[str, Field(max_length=128, description="one of the sites of the write keys")] = ""
+
+
+class Chosen(BaseModel):
+    """One action to show. probability: with which it was drawn at its rank, given the ranks before it."""
+
+    id: str
+    rank: int
+    probability: float
+    impression_url: str
+    click_url: str | None = None
+
+
+class ProfileRead(BaseModel):
+    """What the decision knew of the visitor. version: offset of the visitor's partition; -1 = nothing read yet."""
+
+    known: bool
+    version: int
+
+
+class DecisionAnswer(BaseModel):
+    """What to show. degraded: what the decision had to do without; [] is the normal case."""
+
+    decision_id: str
+    actions: list[Chosen]
+    model_version: str
+    policy: str
+    profile: ProfileRead
+    degraded: list[str]
+
+
+class ChoiceOut(BaseModel):
+    """One chosen action, as logged."""
+
+    action_id: str
+    rank: int
+    propensity: float
+    campaign_id: str
+    creative_id: str
+
+
+class DecisionExplained(BaseModel):
+    """Why a decision came out as it did. seed, candidates and propensities are enough to draw it again."""
+
+    decision_id: str
+    decided_ms: int
+    source: Literal["memory", "warehouse"]
+    visitor: str
+    placement: str
+    policy: str
+    model_version: str
+    seed: str
+    choices: list[ChoiceOut]
+    candidates: list[str]
+    propensities: list[float]
+    excluded: dict[str, str]
+    context: dict[str, object]
+    features: dict[str, dict[str, object]]
+    degraded: list[str]
+
+
+class RewardRequest(_In):
+    """A reward by name. action_id: which of several actions, else the first. event_id: yours, for resending."""
+
+    value: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    action_id: Id = ""
+    event_id: Id = ""
+
+
+class RewardAnswer(BaseModel):
+    """The reward is in the log. event_id: a resend under the same id counts once (within a day)."""
+
+    event_id: str
+
+
+class ProfileAnswer(BaseModel):
+    """A visitor's online profile as of `version`, and decisions still open for reward."""
+
+    visitor: str
+    version: int
+    profile: dict[str, object]
+    open_decisions: list[dict[str, object]]
+    degraded: list[str]
+
+
+class Arm(BaseModel):
+    """One action's record. mean: with the prior; low, high: 95 % interval; share: of decisions among all of these."""
+
+    id: str
+    trials: int
+    reward: float
+    mean: float
+    low: float
+    high: float
+    share: float
+
+
+class ModelAnswer(BaseModel):
+    """What a placement has learnt. age_ms: since the last outcome."""
+
+    placement: str
+    policy: str
+    model_version: str
+    updated_ms: int
+    age_ms: int
+    arms: list[Arm]
+    degraded: list[str]
+
+
+class RollupAnswer(BaseModel):
+    """A report. Each row has the time (unless interval=all), the dimensions and the metrics asked for.
+
+    Money is {currency: millionths}; "" is money sent without a currency.
+    """
+
+    from_ms: int
+    to_ms: int
+    interval: str
+    dimensions: list[str]
+    metrics: list[str]
+    rows: list[dict[str, object]]
+    truncated: bool
+
+
+class ProblemDetails(BaseModel):
+    """What went wrong, by RFC 9457. code: one word for programs; errors: each wrong place and what was expected."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: list[dict[str, str]] = []

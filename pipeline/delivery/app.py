@@ -1,0 +1,262 @@
+"""Delivery's HTTP face: one method for each address of the table in routes.py."""
+
+import asyncio
+import functools
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route as Path
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from pipeline.core import decide as decisions
+from pipeline.core.link import Link, LinkFault, LinkKind, unseal
+from pipeline.delivery.api import DecisionRequest, RewardAnswer, RewardRequest, RollupAnswer
+from pipeline.delivery.desk import Desk
+from pipeline.delivery.explain import Archive, explain, of_model, of_profile
+from pipeline.delivery.guard import Guard
+from pipeline.delivery.log import News, Pen, Sender
+from pipeline.delivery.memory import Memory
+from pipeline.delivery.pages import PAGES, page
+from pipeline.delivery.problems import SAFE_HEADERS, Problem, away, render
+from pipeline.delivery.reports import Source, read_query, run_query
+from pipeline.delivery.routes import ROUTES, document
+from pipeline.edge import metrics
+from pipeline.edge.clock import monotonic_s, now_ms
+from pipeline.errors import HeraldError
+from pipeline.settings import Settings
+from schemas.event import EventType
+
+LINK_WAIT_S: Final = 1.0
+PIXEL: Final = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
+NEWS_OF: Final = {LinkKind.IMPRESSION: EventType.IMPRESSION, LinkKind.CLICK: EventType.CLICK}
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Delivery:
+    """The endpoints and what they share. `is_stopping` is set before the end: then /readyz says so."""
+
+    def __init__(self, settings: Settings, memory: Memory, pen: Pen, warehouse: Source, signing_key: bytes) -> None:
+        """warehouse: asked for reports and old decisions only, and never by the event loop's thread."""
+        self.settings, self.memory, self.pen = settings, memory, pen
+        self.warehouse = warehouse
+        self.guard = Guard(settings)
+        self.desk = Desk(settings, memory, pen, signing_key)
+        self.is_stopping = False
+        self._key = signing_key
+        self._document = msgspec.json.encode(document())
+
+    async def decide(self, request: Request) -> Response:
+        """Choose among actions for a visitor."""
+        body = await self.guard.read(request, DecisionRequest)
+        started_s = monotonic_s()
+        answer = self.desk.decide(self.desk.read(body, self.guard.refuses_tracking(request)), now_ms())
+        found = _json(answer)
+        metrics.DECISION_SECONDS.observe(monotonic_s() - started_s)
+        return found
+
+    async def explained(self, request: Request) -> Response:
+        """Explain a decision: from memory where it is recent, else from the warehouse."""
+        decision_id = _decision_id(request)
+        remembered = self.pen.recent(decision_id)
+        if remembered is not None:
+            return _json(explain(remembered.log(), remembered.visitor, "memory"))
+        found = await asyncio.to_thread(self._ask_warehouse, Archive(self.warehouse).decision, decision_id)
+        if found is None:
+            raise Problem(404, "not_found", "no such decision; the newest ones reach the warehouse within seconds")
+        return _json(found)
+
+    async def reward(self, request: Request) -> Response:
+        """Take a reward by name; 200 once the broker has it."""
+        decision_id = _decision_id(request)
+        reward = await self.guard.read(request, RewardRequest)
+        known = self.pen.recent(decision_id)
+        said = f"{decision_id}:{reward.action_id}:reward:{reward.value!r}"
+        news = News(
+            EventType.REWARD,
+            decision_id,
+            reward.event_id or hashlib.blake2b(said.encode(), digest_size=16).hexdigest(),
+            reward.action_id,
+            reward=reward.value,
+        )
+        sender = Sender(known.site if known else next(iter(self.settings.write_keys.values())))
+        landed = await self.pen.news(news, sender, now_ms(), self.settings.ack_timeout_ms / 1_000)
+        metrics.REWARDS.labels("reward", "logged" if landed else "unlogged").inc()
+        if not landed:
+            raise away("the log did not confirm the reward in time")
+        return _json(RewardAnswer(event_id=news.event_id))
+
+    async def profile(self, request: Request) -> Response:
+        """Return what is known of a visitor."""
+        visitor = request.path_params["visitor"]
+        missing = self.memory.degraded(visitor, now_ms())
+        found = self.memory.visitor(visitor)
+        if found.state is None:
+            if "profiles_loading" in missing:
+                raise away("profiles are still being read")
+            raise Problem(404, "not_found", "no profile of this visitor")
+        return _json(of_profile(visitor, found, [name for name in missing if name.startswith("profiles")]))
+
+    async def model(self, request: Request) -> Response:
+        """Return what a placement has learnt."""
+        placement = request.path_params["placement"]
+        missing = [name for name in self.memory.degraded("", now_ms()) if name.startswith("models")]
+        if not self.memory.is_known(placement):
+            if "models_loading" in missing:
+                raise away("models are still being read")
+            raise Problem(404, "not_found", "nothing was learnt of this placement yet")
+        return _json(of_model(placement, self.memory.policy(placement), now_ms(), missing))
+
+    async def rollup(self, request: Request) -> Response:
+        """Report from the minute rollups."""
+        query = read_query(request.query_params.multi_items(), now_ms())
+        rows, truncated = await asyncio.to_thread(self._ask_warehouse, run_query, query, self.warehouse)
+        return _json(
+            RollupAnswer(
+                from_ms=query.from_ms,
+                to_ms=query.to_ms,
+                interval=query.interval,
+                dimensions=list(query.dimensions),
+                metrics=list(query.metrics),
+                rows=rows,
+                truncated=truncated,
+            )
+        )
+
+    async def impression(self, request: Request) -> Response:
+        """Count an impression; a GIF. 503 (with the GIF) where it could not be stored."""
+        link = self._link(request, LinkKind.IMPRESSION)
+        landed = await self._follow(request, link)
+        headers = {"cache-control": "no-store"} | ({} if landed else {"retry-after": "1"})
+        return Response(PIXEL, 200 if landed else 503, headers, media_type="image/gif")
+
+    async def click(self, request: Request) -> Response:
+        """Count a click and send the visitor on; also where it could not be stored in time."""
+        link = self._link(request, LinkKind.CLICK)
+        await self._follow(request, link)
+        return RedirectResponse(link.target, 302, {"cache-control": "no-store", "x-robots-tag": "noindex"})
+
+    async def health(self, request: Request) -> Response:
+        """200 while the process lives."""
+        return Response(b'{"status":"ok"}', 200, SAFE_HEADERS, media_type="application/json")
+
+    async def ready(self, request: Request) -> Response:
+        """200 once profiles and models are read and the log can be written."""
+        missing = [] if self.memory.is_loaded else ["profiles and models are still being read"]
+        missing += [] if self.pen.is_available else ["the log cannot be written"]
+        missing += ["stopping"] if self.is_stopping else []
+        if missing:
+            raise away("; ".join(missing))
+        return Response(b'{"status":"ready"}', 200, SAFE_HEADERS, media_type="application/json")
+
+    async def metrics(self, request: Request) -> Response:
+        """Prometheus."""
+        return Response(generate_latest(metrics.REGISTRY), 200, SAFE_HEADERS, media_type=CONTENT_TYPE_LATEST)
+
+    async def openapi(self, request: Request) -> Response:
+        """The OpenAPI document."""
+        return Response(self._document, 200, SAFE_HEADERS, media_type="application/json")
+
+    async def docs(self, request: Request) -> Response:
+        """The OpenAPI document, for people."""
+        return await page("index.html", PAGES["index.html"])(request)
+
+    def _link(self, request: Request, kind: LinkKind) -> Link:
+        found = unseal(request.path_params["token"], self._key, kind, now_ms())
+        if isinstance(found, LinkFault):
+            metrics.REWARDS.labels(kind.value, found.value).inc()
+            raise Problem(400, found.value, f"this {kind.value} address is {found.value}; expected one of our making")
+        return found
+
+    async def _follow(self, request: Request, link: Link) -> bool:
+        """Log that an address was followed. Its event id is the link's: following it again counts once."""
+        kind = NEWS_OF[link.kind]
+        said = f"{link.decision_id}:{link.action_id}:{kind.value}"
+        event_id = hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=16).hexdigest()
+        named = (link.action_id, link.placement_id, link.campaign_id, link.creative_id)
+        news = News(kind, link.decision_id, event_id, *named)
+        landed = await self.pen.news(news, self.guard.browser(request, link.site), now_ms(), LINK_WAIT_S)
+        metrics.REWARDS.labels(kind.value, "logged" if landed else "unlogged").inc()
+        return landed
+
+    def _ask_warehouse(self, ask: Callable[..., Any], *arguments: object) -> Any:
+        try:
+            return ask(*arguments)
+        except HeraldError as error:
+            raise away(f"the warehouse does not answer: {str(error)[:200]}") from error
+
+
+def create(delivery: Delivery) -> ASGIApp:
+    """Return the ASGI application."""
+    routes = []
+    for route in ROUTES:
+        endpoint = _answering(delivery.guard, route.name, getattr(delivery, route.name), route.needs_key)
+        routes.append(Path(route.path, endpoint, methods=[route.method], name=route.name))
+    routes += [Path(f"/docs/{name}", page(name, media), methods=["GET"]) for name, media in PAGES.items()]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _not_ours})
+    app.router.redirect_slashes = False
+    return _without_slash(app)
+
+
+def _answering(guard: Guard, kind: str, endpoint: Endpoint, needs_key: bool) -> Endpoint:
+    """Wrap an endpoint: the key first, problems as answers, every answer counted."""
+
+    @functools.wraps(endpoint)
+    async def answer(request: Request) -> Response:
+        try:
+            if needs_key:
+                guard.admit(request)
+            found = await endpoint(request)
+        except Problem as problem:
+            found = render(problem)
+        except ClientDisconnect:
+            found = render(Problem(400, "gone", "the client went away before its request was whole"))
+        _requests(kind, found.status_code).inc()
+        return found
+
+    return answer
+
+
+async def _not_ours(request: Request, error: Exception) -> Response:
+    """Unknown addresses and methods: the same body for all."""
+    assert isinstance(error, HTTPException)
+    _requests("unknown", error.status_code).inc()
+    if error.status_code == 405:
+        return render(Problem(405, "method", f"expected {(error.headers or {}).get('Allow', '')}"), error.headers)
+    return render(Problem(error.status_code, "not_found", "no such address; /docs lists them all"))
+
+
+def _without_slash(app: ASGIApp) -> ASGIApp:
+    """Every address with and without a trailing slash, and never a redirect."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if len(path) > 1 and path.endswith("/"):
+            scope = {**scope, "path": path.rstrip("/") or "/"}
+        await app(scope, receive, send)
+
+    return call
+
+
+def _decision_id(request: Request) -> str:
+    decision_id = str(request.path_params["decision_id"])
+    if not decisions.is_id(decision_id):
+        raise Problem(404, "not_found", "no such decision: an id has 32 hexadecimal digits in lower case")
+    return decision_id
+
+
+def _json(model: BaseModel) -> Response:
+    return Response(model.__pydantic_serializer__.to_json(model), 200, SAFE_HEADERS, media_type="application/json")
+
+
+@functools.lru_cache(maxsize=256)
+def _requests(endpoint: str, status: int) -> Any:
+    return metrics.REQUESTS.labels(endpoint, status)

@@ -1,0 +1,129 @@
+"""Where a decision is made: from what memory knows, at once, with everything logged that explains it."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote
+
+from pipeline.collector.identity import usable_id
+from pipeline.core.decide import Action, Ask, Known, decide, make_id
+from pipeline.core.link import Link, LinkKind, seal
+from pipeline.delivery.api import Chosen, DecisionAnswer, DecisionRequest, ProfileRead
+from pipeline.delivery.log import Pen, Sender
+from pipeline.delivery.memory import Found, Memory
+from pipeline.delivery.problems import Problem
+from pipeline.edge import metrics
+from pipeline.settings import Settings
+from schemas.outcome import DecisionLog
+
+UNLOGGED: Final = "unlogged"
+NOBODY: Final = Found(None, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A decision request after validation: for whom (visitor "" = nobody in particular), and who sends it."""
+
+    request: DecisionRequest
+    visitor: str
+    sender: Sender
+
+
+class Desk:
+    """Makes decisions. Belongs to the event loop's thread; waits for nothing."""
+
+    def __init__(self, settings: Settings, memory: Memory, pen: Pen, signing_key: bytes) -> None:
+        """signing_key: of impression and click addresses."""
+        self._settings = settings
+        self._memory = memory
+        self._pen = pen
+        self._key = signing_key
+        self._sites = tuple(dict.fromkeys(settings.write_keys.values()))
+        self._base = settings.public_url.rstrip("/") or _own_url(settings)
+        self._seed = secrets.token_hex(8)
+
+    def read(self, request: DecisionRequest, no_consent: bool) -> Asked:
+        """Return what a request asks for, checked against the settings.
+
+        no_consent: the request came with DNT: 1 or Sec-GPC: 1.
+        Raises Problem 400 for too many actions or an unknown site.
+        """
+        if len(request.actions) > self._settings.actions_max:
+            expected = f"found {len(request.actions)}, expected at most {self._settings.actions_max}"
+            raise Problem(400, "invalid", f"actions: {expected}", [("actions", expected)])
+        if request.site and request.site not in self._sites:
+            expected = f"expected one of {', '.join(sorted(self._sites))}"
+            raise Problem(400, "invalid", f"site: {expected}", [("site", expected)])
+        no_consent = no_consent or not request.consent
+        visitor = "" if no_consent else usable_id(request.visitor)
+        return Asked(request, visitor, Sender(request.site or self._sites[0], no_consent=no_consent))
+
+    def decide(self, asked: Asked, time_ms: int) -> DecisionAnswer:
+        """Decide, log it, and return the answer with its signed addresses.
+
+        time_ms: now. What is missing (profiles, models, room in the log) is named in `degraded`, and stops nothing.
+        """
+        request, visitor = asked.request, asked.visitor
+        found = self._memory.visitor(visitor) if visitor else NOBODY
+        policy = self._memory.policy(request.placement)
+        known = Known(policy.policy, policy.model_version, self._memory.degraded(visitor, time_ms))
+        decision_id = make_id(time_ms, visitor, secrets.randbits(48))
+        log = decide(self._ask(request, visitor, found), known, decision_id, self._seed)
+        if not self._pen.decision(log, visitor, asked.sender, time_ms):
+            log.degraded.append(UNLOGGED)
+        is_known = str(self._memory.is_known(request.placement)).lower()
+        metrics.DECISIONS.labels(is_known, str(bool(log.degraded)).lower()).inc()
+        return DecisionAnswer(
+            decision_id=decision_id,
+            actions=self._links(log, request, asked.sender, time_ms),
+            model_version=log.model_version,
+            policy=log.policy,
+            profile=ProfileRead(known=found.state is not None, version=found.version),
+            degraded=log.degraded,
+        )
+
+    def _ask(self, request: DecisionRequest, visitor: str, found: Found) -> Ask:
+        actions = [
+            Action(action.id, action.url, action.campaign_id, action.creative_id, action.features)  # type: ignore[arg-type]
+            for action in request.actions
+        ]
+        context: dict[str, object] = dict(request.context)
+        if found.state is not None:
+            profile = found.state.profile
+            strongest = max(profile.interests, key=lambda name: profile.interests[name].weight, default="")
+            context["profile"] = {
+                "version": found.version,
+                "visits": profile.visits,
+                "events": profile.events,
+                "purchases": profile.purchases,
+                "interest": strongest,
+                "is_bot": profile.is_bot,
+            }
+        return Ask(request.placement, visitor, actions, request.count, context)
+
+    def _links(self, log: DecisionLog, request: DecisionRequest, sender: Sender, time_ms: int) -> list[Chosen]:
+        targets: dict[str, str] = {}
+        for action in request.actions:
+            targets.setdefault(action.id, action.url)
+        expires_ms = time_ms + self._settings.link_max_age_ms
+        chosen = []
+        for choice in log.choices:
+            named = (log.decision_id, choice.action_id, sender.site, log.placement_id, choice.campaign_id)
+            target = targets[choice.action_id]
+            shown = seal(Link(LinkKind.IMPRESSION, *named, choice.creative_id, expires_ms), self._key)
+            clicked = seal(Link(LinkKind.CLICK, *named, choice.creative_id, expires_ms, target), self._key)
+            chosen.append(
+                Chosen(
+                    id=choice.action_id,
+                    rank=choice.rank,
+                    probability=choice.propensity,
+                    impression_url=f"{self._base}/v1/i/{shown}.gif",
+                    click_url=f"{self._base}/c/{clicked}" if target else None,
+                )
+            )
+        return chosen
+
+
+def _own_url(settings: Settings) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{quote(host, safe='[]:.')}:{settings.delivery_port}"

@@ -1,0 +1,121 @@
+"""What delivery knows, for people and programs to read: a decision, a profile, a model."""
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from pipeline.core.decide import time_of
+from pipeline.core.policy import MICROS, estimate
+from pipeline.delivery.api import Arm, ChoiceOut, DecisionExplained, ModelAnswer, ProfileAnswer
+from pipeline.delivery.memory import Found, PlacementPolicy
+from pipeline.delivery.reports import Source
+from schemas.outcome import Choice, DecisionLog
+from schemas.tables import DECISIONS
+
+_COLUMNS: Final = (
+    "visitor", "placement_id", "policy", "model_version", "seed", "choices", "candidates", "propensities", "excluded",
+    "context", "features", "degraded",
+)  # fmt: skip
+
+
+def explain(log: DecisionLog, visitor: str, source: Literal["memory", "warehouse"]) -> DecisionExplained:
+    """Return a decision's log in the API's words. visitor: "" without consent or id."""
+    return DecisionExplained(
+        decision_id=log.decision_id,
+        decided_ms=time_of(log.decision_id),
+        source=source,
+        visitor=visitor,
+        placement=log.placement_id,
+        policy=log.policy,
+        model_version=log.model_version,
+        seed=log.seed,
+        choices=[ChoiceOut(**msgspec.structs.asdict(choice)) for choice in log.choices],
+        candidates=log.candidates,
+        propensities=log.propensities,
+        excluded=log.excluded,
+        context=log.context,
+        features=log.features,
+        degraded=log.degraded,
+    )
+
+
+class Archive:
+    """Older decisions, from the warehouse."""
+
+    def __init__(self, warehouse: Source) -> None:
+        """warehouse: where `decisions` is."""
+        self._warehouse = warehouse
+
+    def decision(self, decision_id: str) -> DecisionExplained | None:
+        """Return a decision, or None. Raises what the warehouse raises."""
+        statement = ("SELECT", ", ".join(_COLUMNS), "FROM", DECISIONS.name, "FINAL WHERE decision_id = %(id)s LIMIT 1")
+        rows = self._warehouse.execute(" ".join(statement), {"id": decision_id})
+        if not rows:
+            return None
+        row: dict[str, Any] = dict(zip(_COLUMNS, rows[0], strict=True))
+        log = DecisionLog(
+            decision_id=decision_id,
+            placement_id=row["placement_id"],
+            policy=row["policy"],
+            model_version=row["model_version"],
+            seed=row["seed"],
+            choices=[Choice(**found) for found in msgspec.json.decode(row["choices"])],
+            candidates=list(row["candidates"]),
+            propensities=list(row["propensities"]),
+            excluded=msgspec.json.decode(row["excluded"]),
+            context=msgspec.json.decode(row["context"]),
+            features=msgspec.json.decode(row["features"]),
+            degraded=list(row["degraded"]),
+        )
+        return explain(log, row["visitor"], "warehouse")
+
+
+def of_profile(visitor: str, found: Found, degraded: Sequence[str]) -> ProfileAnswer:
+    """Return a visitor's profile. found.state: not None."""
+    assert found.state is not None
+    return ProfileAnswer(
+        visitor=visitor,
+        version=found.version,
+        profile=_named(found.state.profile),
+        open_decisions=[_named(decision) for decision in found.state.decisions],
+        degraded=list(degraded),
+    )
+
+
+def of_model(placement: str, found: PlacementPolicy, time_ms: int, degraded: Sequence[str]) -> ModelAnswer:
+    """Return a placement's arms, the most tried first. time_ms: now."""
+    policy = found.policy
+    ids = sorted(policy.arms, key=lambda action_id: (-policy.arms[action_id].trials, action_id))
+    shares = policy.probabilities(policy.scores(ids)) if ids else []
+    arms = []
+    for action_id, share in zip(ids, shares, strict=True):
+        arm = policy.arms[action_id]
+        believed = estimate(arm, policy.rules)
+        arms.append(
+            Arm(id=action_id, trials=arm.trials, reward=arm.reward_micros / MICROS, share=share, **believed._asdict())
+        )
+    return ModelAnswer(
+        placement=placement,
+        policy=policy.name,
+        model_version=found.model_version,
+        updated_ms=found.updated_ms,
+        age_ms=max(0, time_ms - found.updated_ms),
+        arms=arms,
+        degraded=list(degraded),
+    )
+
+
+def _named(value: msgspec.Struct) -> dict[str, object]:
+    """A Struct with the names of its fields, which its packed form leaves out."""
+    return {name: _plain(found) for name, found in msgspec.structs.asdict(value).items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, msgspec.Struct):
+        return _named(value)
+    if isinstance(value, dict):
+        return {key: _plain(found) for key, found in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(found) for found in value]
+    return value

@@ -1,0 +1,190 @@
+"""Delivery's pen: decisions, rewards, impressions and clicks into `collected`, and the memory of recent decisions.
+
+A decision is never held up by its record: it is handed to the block writer and leaves with the next block.
+"""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from pipeline.collector.buffer import BlockWriter
+from pipeline.core.decide import partition_of
+from pipeline.core.mask import mask
+from pipeline.edge import metrics
+from schemas.event import Context, EventType, Protocol
+from schemas.outcome import DecisionLog
+
+RECENT_BYTES_MAX: Final = 67_108_864
+RECENT_ENTRY_BYTES: Final = 400  # key and bookkeeping of one remembered decision
+LOG_BYTES_MAX: Final = 131_072
+LOG_KEYS_MAX: Final = 200
+"""The clean stage refuses events of more keys as too complex: features beyond it stay out, and the log says so."""
+
+_encode = msgspec.json.Encoder().encode
+_decode_log = msgspec.json.Decoder(DecisionLog).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Where a request came from, as far as the log may know it. ip is cut; user_agent is a browser's own, or ""."""
+
+    site: str
+    ip: str = ""
+    user_agent: str = ""
+    no_consent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What became of a decision: an impression, a click or a reward. event_id: the same news again has the same id."""
+
+    kind: EventType
+    decision_id: str
+    event_id: str
+    action_id: str = ""
+    placement_id: str = ""
+    campaign_id: str = ""
+    creative_id: str = ""
+    reward: float | None = None
+
+
+class Remembered(msgspec.Struct, gc=False):
+    """A recent decision: whose it was, under which site, and its log as JSON."""
+
+    visitor: str
+    site: str
+    raw: bytes
+
+    def log(self) -> DecisionLog:
+        """Return the log."""
+        return _decode_log(self.raw)
+
+
+class Pen:
+    """Writes into `collected` through a BlockWriter. Belongs to the event loop's thread."""
+
+    def __init__(self, writer: BlockWriter, partitions: int, recent_max: int, mask_key: bytes) -> None:
+        """recent_max: decisions remembered, within RECENT_BYTES_MAX. mask_key: of e-mail pseudonyms."""
+        self._writer = writer
+        self._partitions = partitions
+        self._recent_max = recent_max
+        self._mask_key = mask_key
+        self._recent: OrderedDict[str, Remembered] = OrderedDict()
+        self._recent_bytes = 0
+        self._context: Context | None = None
+
+    @property
+    def is_available(self) -> bool:
+        """True while the broker was reached and there is room."""
+        return self._writer.is_available
+
+    def recent(self, decision_id: str) -> Remembered | None:
+        """Return a decision that this process made not long ago, or None."""
+        return self._recent.get(decision_id)
+
+    def decision(self, log: DecisionLog, visitor: str, sender: Sender, time_ms: int) -> bool:
+        """Log a decision without waiting; return False (and count it) where there was no room for its record.
+
+        log: changed where it has to be: secrets in context and features are masked, features left out where the record
+        would be too complex (`degraded` then says "features_unlogged"). visitor: "" without consent or id.
+        """
+        self._clean_texts(log)
+        raw = _encode(log)
+        if len(raw) > LOG_BYTES_MAX and log.features:
+            _without_features(log)
+            raw = _encode(log)
+        self._remember(log.decision_id, Remembered(visitor, sender.site, raw))
+        first = log.choices[0] if log.choices else None
+        event = {
+            "type": EventType.DECISION.value,
+            "event_time_ms": time_ms,
+            "decision_id": log.decision_id,
+            "placement_id": log.placement_id,
+            "action_id": first.action_id if first else "",
+            "campaign_id": first.campaign_id if first else "",
+            "creative_id": first.creative_id if first else "",
+            "properties": msgspec.Raw(raw),
+        }
+        written = _encode(event)
+        if not self._writer.has_room(len(written)):
+            metrics.DECISIONS_UNLOGGED.inc()
+            return False
+        context = self._context_of("decision", sender, time_ms)
+        partition = partition_of(log.decision_id, self._partitions)
+        self._writer.add(partition, context, log.decision_id, visitor, written)
+        return True
+
+    async def news(self, news: News, sender: Sender, time_ms: int, wait_s: float) -> bool:
+        """Log what became of a decision; return whether the broker had it within wait_s.
+
+        False does not mean lost: the block goes on trying, and the same event_id counts once.
+        """
+        if not self._writer.is_available:
+            return False
+        event: dict[str, object] = {
+            "type": news.kind.value,
+            "event_time_ms": time_ms,
+            "decision_id": news.decision_id,
+            "placement_id": news.placement_id,
+            "action_id": news.action_id,
+            "campaign_id": news.campaign_id,
+            "creative_id": news.creative_id,
+        }
+        if news.reward is not None:
+            event["reward"] = news.reward
+        if sender.user_agent:
+            event["user_agent"] = msgspec.Raw(mask(_encode(sender.user_agent), self._mask_key))
+        raw = _encode(event)
+        known = self._recent.get(news.decision_id)
+        visitor = known.visitor if known is not None and not sender.no_consent else ""
+        context = self._context_of(news.kind.value, sender, time_ms)
+        partition = partition_of(news.decision_id, self._partitions)
+        ticket = self._writer.add(partition, context, news.event_id, visitor, raw)
+        try:
+            async with asyncio.timeout(wait_s):
+                return await self._writer.landed({ticket})
+        except TimeoutError:
+            return False
+
+    def _context_of(self, kind: str, sender: Sender, time_ms: int) -> Context:
+        """Return the context of an event: the last one again where it says the same, so that a block holds it once."""
+        fresh = Context(Protocol.HERALD, kind, sender.site, time_ms, 0, sender.ip, "", "", sender.no_consent)
+        if self._context != fresh:
+            self._context = fresh
+        assert self._context is not None
+        return self._context
+
+    def _clean_texts(self, log: DecisionLog) -> None:
+        if _keys(log) > LOG_KEYS_MAX:
+            _without_features(log)
+        if log.context or log.features:
+            raw = _encode((log.context, log.features))
+            masked = mask(raw, self._mask_key)
+            if masked is not raw:
+                log.context, log.features = msgspec.json.decode(
+                    masked, type=tuple[dict[str, object], dict[str, dict[str, object]]]
+                )
+
+    def _remember(self, decision_id: str, one: Remembered) -> None:
+        self._recent[decision_id] = one
+        self._recent_bytes += len(one.raw) + RECENT_ENTRY_BYTES
+        while len(self._recent) > self._recent_max or self._recent_bytes > RECENT_BYTES_MAX:
+            _, oldest = self._recent.popitem(last=False)
+            self._recent_bytes -= len(oldest.raw) + RECENT_ENTRY_BYTES
+
+
+def _keys(log: DecisionLog) -> int:
+    """About how many object keys the record will have."""
+    return 20 + len(log.excluded) + len(log.context) + sum(len(found) + 1 for found in log.features.values())
+
+
+def _without_features(log: DecisionLog) -> None:
+    if log.features:
+        log.features = {}
+        log.degraded.append("features_unlogged")
+    if _keys(log) > LOG_KEYS_MAX:
+        kept = list(log.excluded.items())[: LOG_KEYS_MAX // 2]
+        log.excluded = {**dict(kept), "…": f"{len(log.excluded) - len(kept)} more"}

@@ -1,0 +1,197 @@
+"""What delivery knows: profiles and models, read from their topics by a thread, used by decisions without any wait.
+
+A decision sees whole versions only: a policy is made beside the old one and then put in its place, and a partition that
+is read anew replaces the old view once it is complete.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import msgspec
+
+from pipeline.core.policy import POLICIES, Policy, PolicyRules, merge
+from pipeline.core.state import StateView
+from pipeline.edge import metrics
+from pipeline.edge.clock import monotonic_s, now_ms
+from pipeline.errors import SettingsError
+from pipeline.settings import Settings
+from schemas.block import partition_of
+from schemas.model import PlacementModel
+from schemas.profile import VisitorState
+from schemas.state import StateRecord
+from schemas.topics import MODELS, PROFILES, Topic
+
+log = logging.getLogger(__name__)
+
+STALE_MS: Final = 15_000
+"""Profiles and models get a record for each block, ticks included: silence means that a stage or the broker is away."""
+REFRESH_S: Final = 0.1  # a placement's policy is made anew at most this often
+
+_decode_visitor = msgspec.msgpack.Decoder(VisitorState).decode
+_decode_model = msgspec.msgpack.Decoder(PlacementModel).decode
+
+
+class PlacementPolicy(NamedTuple):
+    """One placement's policy in use. model_version: `partition:offset,…` of the log up to which it has learnt."""
+
+    policy: Policy
+    model_version: str
+    updated_ms: int
+
+
+class Found(NamedTuple):
+    """A visitor's state, and up to which offset of the visitor's partition it holds (-1: nothing was read yet)."""
+
+    state: VisitorState | None
+    version: int
+
+
+class _Shard:
+    """One partition of one topic. before: raw entries as they were, of the keys in a record that is not yet whole."""
+
+    def __init__(self) -> None:
+        self.view = StateView()
+        self.block_time_ms = 0
+        self.before: dict[str, bytes | None] = {}
+        self.is_loaded = False
+
+
+class Memory:
+    """Profiles and models in memory. Written by the follower's thread, read by the event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Start knowing nothing. Raises SettingsError where a setting names a policy that does not exist."""
+        self._partitions = settings.partitions
+        self._rules = PolicyRules(settings.policy_epsilon, settings.policy_prior_mean, settings.policy_prior_trials)
+        self._names = _policy_names(settings)
+        self._default = settings.policy_default
+        self._in_use = {topic.name: self._empty() for topic in (PROFILES, MODELS)}
+        self._loading = {topic.name: self._empty() for topic in (PROFILES, MODELS)}
+        self._models: dict[str, dict[int, PlacementModel]] = {}
+        self._policies: dict[str, PlacementPolicy] = {}
+        self._changed: dict[str, None] = {}
+        self._refreshed_s = 0.0
+        self._untrained = {name: PlacementPolicy(kind({}, self._rules), "", 0) for name, kind in POLICIES.items()}
+
+    def _empty(self) -> list[_Shard]:
+        return [_Shard() for _ in range(self._partitions)]
+
+    # Asked by decisions
+
+    def visitor(self, visitor: str) -> Found:
+        """Return what is known of a visitor. visitor: not ""."""
+        shard = self._in_use[PROFILES.name][partition_of(visitor, self._partitions)]
+        raw = shard.view.entries.get(visitor)
+        return Found(_decode_visitor(raw) if raw is not None else None, shard.view.version)
+
+    def policy(self, placement_id: str) -> PlacementPolicy:
+        """Return the policy of a placement; with the prior alone where nothing was learnt yet (model_version "")."""
+        found = self._policies.get(placement_id)
+        return found if found is not None else self._untrained[self._names.get(placement_id, self._default)]
+
+    def is_known(self, placement_id: str) -> bool:
+        """Say whether anything was learnt of a placement."""
+        return placement_id in self._policies
+
+    def degraded(self, visitor: str, time_ms: int) -> list[str]:
+        """Return what a decision of this visitor (or of "") at this time has to do without."""
+        missing = []
+        if visitor:
+            profiles = self._in_use[PROFILES.name][partition_of(visitor, self._partitions)]
+            if not profiles.is_loaded:
+                missing.append("profiles_loading")
+            elif time_ms - profiles.block_time_ms > STALE_MS:
+                missing.append("profiles_stale")
+        models = self._in_use[MODELS.name]
+        if not all(shard.is_loaded for shard in models):
+            missing.append("models_loading")
+        elif time_ms - min(shard.block_time_ms for shard in models) > STALE_MS:
+            missing.append("models_stale")
+        return missing
+
+    @property
+    def is_loaded(self) -> bool:
+        """True once every partition has been read up to where it ended when its reading began."""
+        return all(shard.is_loaded for shards in self._in_use.values() for shard in shards)
+
+    # Told by the follower
+
+    def begin(self, topic: Topic, partition: int) -> None:
+        """See Reader. What was known stays in use until the new reading is complete."""
+        self._loading[topic.name][partition] = _Shard()
+
+    def take(self, topic: Topic, partition: int, record: StateRecord, offset: int) -> None:
+        """See Reader."""
+        shard = self._loading[topic.name][partition]
+        is_model = topic is MODELS
+        if is_model and record.epoch >= shard.view.epoch:
+            for key in (*(key for key, _ in record.puts), *record.deletes):
+                shard.before.setdefault(key, shard.view.entries.get(key))
+        if not shard.view.apply(record, offset) or record.kind == "fence":
+            return
+        if record.block_time_ms:
+            shard.block_time_ms = max(shard.block_time_ms, record.block_time_ms)
+        if record.more or not shard.is_loaded:
+            return
+        if is_model:
+            self._learn(partition, shard)
+        elif record.puts and record.block_time_ms:
+            metrics.USABLE_SECONDS.observe(max(0, now_ms() - record.block_time_ms) / 1_000)
+
+    def loaded(self, topic: Topic, partition: int) -> None:
+        """See Reader. From now on the new reading is in use, and goes on."""
+        shard = self._loading[topic.name][partition]
+        if topic is MODELS:
+            shard.before = dict.fromkeys(shard.view.entries)
+            for placement_id, models in self._models.items():
+                if models.pop(partition, None) is not None:
+                    self._changed[placement_id] = None
+            self._learn(partition, shard)
+        shard.is_loaded = True
+        self._in_use[topic.name][partition] = shard
+
+    def pause(self) -> None:
+        """See Reader. Makes the policies of changed placements, a short while after the last time."""
+        now_s = monotonic_s()
+        if self._changed and now_s - self._refreshed_s >= REFRESH_S:
+            self._refreshed_s = now_s
+            changed, self._changed = self._changed, {}
+            for placement_id in changed:
+                self._refresh(placement_id)
+        metrics.PROFILES.set(sum(len(shard.view.entries) for shard in self._in_use[PROFILES.name]))
+        newest = max((found.updated_ms for found in self._policies.values()), default=0)
+        if newest:
+            metrics.MODEL_AGE.set(max(0, now_ms() - newest) / 1_000)
+
+    def _learn(self, partition: int, shard: _Shard) -> None:
+        for placement_id, before in shard.before.items():
+            raw = shard.view.entries.get(placement_id)
+            if raw == before:
+                continue  # swept, not changed
+            models = self._models.setdefault(placement_id, {})
+            if raw is None:
+                models.pop(partition, None)
+            else:
+                models[partition] = _decode_model(raw)
+            self._changed[placement_id] = None
+        shard.before.clear()
+
+    def _refresh(self, placement_id: str) -> None:
+        models = self._models[placement_id]
+        kind = POLICIES[self._names.get(placement_id, self._default)]
+        policy = kind(merge([model.arms for model in models.values()]), self._rules)
+        shards = self._loading[MODELS.name]
+        version = ",".join(f"{partition}:{shards[partition].view.version}" for partition in sorted(models))
+        updated_ms = max((model.updated_ms for model in models.values()), default=0)
+        self._policies[placement_id] = PlacementPolicy(policy, version, updated_ms)
+
+
+def _policy_names(settings: Settings) -> Mapping[str, str]:
+    for where, name in (
+        ("HERALD_POLICY_DEFAULT", settings.policy_default),
+        *((f"HERALD_POLICY_PLACEMENTS: {placement}", name) for placement, name in settings.policy_placements.items()),
+    ):
+        if name not in POLICIES:
+            raise SettingsError(f"{where} = {name!r}: expected one of {', '.join(sorted(POLICIES))}")
+    return dict(settings.policy_placements)

@@ -1,0 +1,94 @@
+"""`herald delivery`: one process. The event loop answers; a thread reads profiles and models, another keeps a producer.
+
+Starts without a broker, a warehouse or any profile, and answers decisions from the first moment, marked as degraded.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Any, Final
+
+import uvloop
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from pipeline.collector.buffer import BlockWriter
+from pipeline.collector.sink import KafkaSink
+from pipeline.delivery.app import Delivery, create
+from pipeline.delivery.guard import check_exposed
+from pipeline.delivery.log import Pen
+from pipeline.delivery.memory import Memory
+from pipeline.edge.clickhouse import Warehouse
+from pipeline.edge.follow import Follower
+from pipeline.edge.secret import key_of
+from pipeline.settings import Settings
+from schemas.topics import MODELS, PROFILES
+
+log = logging.getLogger(__name__)
+
+HEADER_BYTES_MAX: Final = 16_384
+HEADER_TIMEOUT_MS: Final = 10_000
+BACKLOG: Final = 1_024
+REQUESTS_MAX: Final = 1_024
+DRAIN_S: Final = 15.0
+WAREHOUSE_TIMEOUT_S: Final = 10.0
+SWITCH_S: Final = 0.0005
+"""How long a thread may keep Python to itself: the default of 5 ms is all that a decision is allowed to take."""
+
+
+def _server(app: Any, settings: Settings) -> Server:
+    return Server(
+        app,
+        address=settings.host,
+        port=settings.delivery_port,
+        interface=Interfaces.ASGINL,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=BACKLOG,
+        backpressure=REQUESTS_MAX,
+        log_enabled=False,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=HEADER_BYTES_MAX),
+    )
+
+
+async def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT. Returns 0, or 1 where the last records could not be handed to the broker."""
+    loop = asyncio.get_running_loop()
+    sink = KafkaSink(settings)
+    writer = BlockWriter(settings, loop, f"delivery-{socket.gethostname()}-{os.getpid()}", sink)
+    memory = Memory(settings)
+    follower = Follower(settings, (PROFILES, MODELS), memory)
+    mask_key = key_of(settings.mask_secret, settings.data_dir, "mask.key")
+    signing_key = key_of(settings.signing_secret, settings.data_dir, "signing.key")
+    pen = Pen(writer, settings.partitions, settings.decisions_kept_max, mask_key)
+    warehouse = Warehouse.from_url(settings.warehouse_url, WAREHOUSE_TIMEOUT_S)
+    delivery = Delivery(settings, memory, pen, warehouse, signing_key)
+    server = _server(create(delivery), settings)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    writer.start()
+    follower.start()
+    serving = loop.create_task(server.serve())
+    waiting = loop.create_task(stopping.wait())
+    log.info("delivery on http://%s:%s", settings.host, settings.delivery_port)
+    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    delivery.is_stopping = True
+    server.stop()  # type: ignore[no-untyped-call]
+    await serving  # raises what stopped it, if nobody asked it to
+    waiting.cancel()
+    landed = await writer.close(min(DRAIN_S, settings.ack_timeout_ms / 1_000))
+    await asyncio.gather(*(loop.run_in_executor(None, stop) for stop in (sink.close, follower.stop, warehouse.close)))
+    log.info("delivery stopped")
+    return 0 if landed and stopping.is_set() else 1
+
+
+def run(settings: Settings) -> int:
+    """Run delivery in this process; returns its exit code. Raises SettingsError where the settings do not allow it."""
+    check_exposed(settings)
+    sys.setswitchinterval(SWITCH_S)
+    return uvloop.run(serve(settings))

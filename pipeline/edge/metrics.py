@@ -1,0 +1,102 @@
+"""Every metric: one entry here makes the metric, its documentation and its place on the dashboard.
+
+Labels are few and closed; nothing that a user sends becomes a label.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+DECISION_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1)
+SIZE_BUCKETS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: kind, name (unit last), meaning, labels and, for histograms, bucket bounds."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    meaning: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = LATENCY_BUCKETS_S
+
+
+REGISTRY = CollectorRegistry()
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    METRICS.append(Metric("counter", name, meaning, labels))
+    return Counter(name, meaning, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
+    METRICS.append(Metric("gauge", name, meaning, labels))
+    return Gauge(name, meaning, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, meaning: str, *labels: str, buckets: Sequence[float] = LATENCY_BUCKETS_S) -> Histogram:
+    METRICS.append(Metric("histogram", name, meaning, labels, tuple(buckets)))
+    return Histogram(name, meaning, labels, buckets=buckets, registry=REGISTRY)
+
+
+METRICS: list[Metric] = []
+
+# Collector
+REQUESTS = _counter("herald_requests_total", "HTTP requests by endpoint and status", "endpoint", "status")
+RECEIVED = _counter("herald_received_total", "events accepted into the log, after the broker's word", "protocol")
+REJECTED = _counter("herald_rejected_total", "events or requests refused at the door, by reason", "reason")
+IN_FLIGHT_BYTES = _gauge("herald_in_flight_bytes", "bytes accepted from clients and not yet acknowledged by the broker")
+BLOCK_ROWS = _histogram("herald_block_rows", "events in a block", "topic", buckets=SIZE_BUCKETS)
+ACK_SECONDS = _histogram("herald_ack_seconds", "block sent -> acknowledged by the broker")
+
+# Stages
+BLOCKS = _counter("herald_blocks_total", "input blocks applied", "stage")
+BLOCKS_SKIPPED = _counter(
+    "herald_blocks_skipped_total", "input blocks seen again and skipped (after a restart)", "stage"
+)
+STAGE_ROWS = _counter("herald_stage_rows_total", "rows in the input blocks that were applied", "stage")
+REFUSED = _counter("herald_refused_total", "events refused by the clean stage, by reason", "reason")
+DUPLICATES = _counter("herald_duplicates_total", "events whose id was seen before within the window")
+BOTS = _counter("herald_bots_total", "events flagged as made by a machine, by reason", "reason")
+LATE = _counter(
+    "herald_late_total", "events behind their visitor's closed session: merged, or in a session of their own"
+)
+UNKNOWN_DECISIONS = _counter("herald_unknown_decisions_total", "rewards for a decision unknown, expired or paid before")
+LAG_BLOCKS = _gauge("herald_lag_blocks", "blocks in the input topic behind the stage", "stage", "partition")
+PROGRESS = _gauge("herald_last_progress_timestamp_seconds", "unix time of the stage's last applied block", "stage")
+FOLD_SECONDS = _histogram("herald_fold_seconds", "one block through the stage's pure functions", "stage")
+STAGE_LATENCY = _histogram("herald_stage_latency_seconds", "block closed by the collector -> applied here", "stage")
+STATE_ENTRIES = _gauge("herald_state_entries", "entries in the stage's state", "stage", "partition")
+RESTORE_SECONDS = _gauge("herald_restore_seconds", "duration of the last state restore", "stage")
+
+# Warehouse
+STORED_ROWS = _counter("herald_stored_rows_total", "rows inserted, replays included", "table")
+INSERT_SECONDS = _histogram("herald_insert_seconds", "one insert of a chunk of blocks", "table")
+QUERYABLE_SECONDS = _histogram("herald_event_to_queryable_seconds", "event received -> row in the warehouse")
+
+# Delivery
+DECISIONS = _counter("herald_decisions_total", "decisions answered", "placement_known", "degraded")
+DECISION_SECONDS = _histogram(
+    "herald_decision_seconds", "one decision, request read to answer made", buckets=DECISION_BUCKETS_S
+)
+USABLE_SECONDS = _histogram(
+    "herald_event_to_decision_seconds", "event received -> its visitor's profile usable in a decision"
+)
+MODEL_AGE = _gauge("herald_model_age_seconds", "now - the block time of the newest outcome in the models in use")
+PROFILES = _gauge("herald_profiles", "profiles in delivery's memory")
+REWARDS = _counter("herald_rewards_total", "rewards, impressions and clicks taken by delivery", "kind", "result")
+DECISIONS_UNLOGGED = _counter(
+    "herald_decisions_unlogged_total", "decisions answered whose log record could not be kept"
+)
+
+# Whole
+RESTARTS = _counter("herald_restarts_total", "parts restarted by the supervisor", "part")
+
+
+def serve(port: int, host: str = "127.0.0.1") -> None:
+    """Serve /metrics from a thread of its own, so that a busy event loop cannot time a scrape out."""
+    start_http_server(port, addr=host, registry=REGISTRY)

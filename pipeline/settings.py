@@ -1,0 +1,241 @@
+"""Every setting: name, default, unit and meaning in one frozen object, read once at start from `HERALD_*`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pipeline.errors import SettingsError
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+def _default_data_dir() -> Path:
+    return Path("~/.local/share/herald").expanduser()
+
+
+class Settings(BaseSettings):
+    """Settings of every part. `herald settings` prints them; a wrong one stops the start with its name and value."""
+
+    model_config = SettingsConfigDict(env_prefix="HERALD_", frozen=True, extra="forbid")
+
+    # Where things are
+    data_dir: Path = Field(default_factory=_default_data_dir, description="embedded Kafka, warehouse, secrets, logs")
+    host: str = Field("127.0.0.1", description="address that our servers bind to")
+    kafka_bootstrap_servers: str = Field("", description="host:port,…; empty = the embedded Kafka")
+    kafka_port: Port = Field(9092, description="port of the embedded Kafka")
+    kafka_controller_port: Port = Field(9093, description="controller port of the embedded Kafka")
+    kafka_heap_mb: Positive = Field(512, description="heap of the embedded Kafka, MB")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT")
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field("SCRAM-SHA-512")
+    kafka_sasl_username: str = Field("", description="SASL user name")
+    kafka_sasl_password: SecretStr = Field(SecretStr(""), description="SASL password")
+    kafka_ssl_ca_file: str = Field("", description="CA certificates (PEM); empty = the system's")
+    kafka_ssl_cert_file: str = Field("", description="client certificate (PEM)")
+    kafka_ssl_key_file: str = Field("", description="client key (PEM)")
+    kafka_replication: Positive = Field(1, description="replication factor of topics we create")
+    topic_prefix: str = Field("", pattern=r"^[a-zA-Z0-9._-]*$", description="put before every topic and group name")
+    partitions: Positive = Field(4, description="partitions of every topic; cannot change once topics exist")
+    clickhouse_url: str = Field("", description="clickhouse://user:password@host:port/db; empty = embedded")
+    clickhouse_port: Port = Field(9000, description="port of the embedded warehouse")
+    collector_port: Port = Field(8080, description="HTTP port of the collector")
+    delivery_port: Port = Field(8081, description="HTTP port of delivery")
+    metrics_port: Port = Field(9400, description="first metrics port of the workers; one for each stage follows")
+
+    instance: str = Field(
+        "", description="name of this worker among those of its stage; a restart under the same name is quick"
+    )
+    accept_gap: bool = Field(False, description="go on although blocks were lost to retention; each loss is logged")
+    restart_session_ms: Positive = Field(
+        10_000, description="a worker that says nothing for so long loses its partitions"
+    )
+
+    # Collector
+    write_keys: Annotated[dict[str, str], NoDecode] = Field(
+        {"demo": "demo"}, description="key=site,key=site: who may write, and under which site"
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="browser origins that may send, comma separated; * = any (echoed, never a literal *)"
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="addresses whose X-Forwarded-For is believed, comma separated"
+    )
+    cookie_name: str = Field("herald_id", description="first-party visitor cookie")
+    cookie_max_age_s: Positive = Field(34_128_000, description="life of the visitor cookie, s (395 days)")
+    cookie_secure: bool = Field(False, description="send the visitor cookie over HTTPS only; set it in production")
+    body_bytes_max: Positive = Field(1_048_576, description="request body as sent, bytes")
+    unpacked_bytes_max: Positive = Field(4_194_304, description="request body after gzip, bytes")
+    event_bytes_max: Positive = Field(32_768, description="one event, bytes")
+    batch_events_max: Positive = Field(1_000, description="events in one request")
+    flush_ms: Positive = Field(5, description="a block leaves when it is this old and the last one is acknowledged")
+    block_bytes_max: Positive = Field(524_288, description="a block leaves when it holds this much")
+    block_events_max: Positive = Field(2_000, description="a block leaves when it holds this many events")
+    buffer_bytes_max: Positive = Field(67_108_864, description="unacknowledged bytes held before 503")
+    ack_timeout_ms: Positive = Field(10_000, description="a request waits this long for the broker before 503")
+    tick_ms: Positive = Field(1_000, description="a quiet partition gets a tick this often")
+    mask_secret: SecretStr = Field(SecretStr(""), description="key of e-mail pseudonyms; empty = made once in data_dir")
+
+    # Clean
+    future_max_ms: NotNegative = Field(HOUR_MS, description="an event later than this is given its received time")
+    age_max_ms: Positive = Field(400 * DAY_MS, description="an older event is refused as too_old")
+    skew_min_ms: NotNegative = Field(
+        10_000, description="a smaller difference is the network's, not the client's clock"
+    )
+    skew_max_ms: NotNegative = Field(DAY_MS, description="largest clock correction by sent_at")
+    dedupe_window_ms: Positive = Field(DAY_MS, description="an event id is remembered this long")
+
+    # Sessionise
+    session_gap_ms: Positive = Field(
+        30 * 60_000, description="inactivity that ends a session; exactly this still belongs"
+    )
+    session_retain_ms: NotNegative = Field(HOUR_MS, description="a closed session still takes late events this long")
+    session_split_on_campaign: bool = Field(False, description="a new campaign starts a new session")
+
+    # Profile and outcomes
+    click_window_ms: Positive = Field(DAY_MS, description="a click counts this long after its decision")
+    conversion_window_ms: Positive = Field(7 * DAY_MS, description="a conversion counts this long after the click")
+    open_decisions_max: Positive = Field(50, description="open decisions kept of one visitor; the oldest go first")
+    interest_half_life_ms: Positive = Field(14 * DAY_MS, description="after it an interest weighs half")
+    interests_max: Positive = Field(20, description="categories kept of one visitor")
+    reward_click: float = Field(1.0, ge=0, le=1, description="reward of a click")
+    reward_conversion: float = Field(0.0, ge=0, le=1, description="reward of a conversion")
+
+    # Learn and delivery
+    policy_epsilon: float = Field(0.1, gt=0, le=1, description="share of decisions that explore uniformly")
+    policy_prior_mean: float = Field(0.02, ge=0, le=1, description="expected reward of an arm nobody has tried")
+    policy_prior_trials: float = Field(50.0, ge=0, description="how many trials that expectation is worth")
+    policy_placements: Annotated[dict[str, str], NoDecode] = Field(
+        {}, description="placement=policy,…: another policy than the default"
+    )
+    policy_default: str = Field("epsilon_greedy", description="policy of a placement that names none")
+    signing_secret: SecretStr = Field(
+        SecretStr(""), description="key of signed addresses; empty = made once in data_dir"
+    )
+    public_url: str = Field("", description="address of delivery as browsers see it; empty = host and port")
+    link_max_age_ms: Positive = Field(7 * DAY_MS, description="life of a signed address")
+    delivery_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="keys that may ask delivery, comma separated; empty = anyone on this machine"
+    )
+    decisions_kept_max: Positive = Field(100_000, description="recent decisions that delivery remembers")
+    actions_max: Positive = Field(1_000, description="candidate actions in one request")
+
+    # Aggregate
+    insert_rows_max: Positive = Field(50_000, description="rows gathered before an insert")
+    insert_wait_ms: Positive = Field(250, description="a row waits at most this long for its insert")
+    rollup_buckets_max: Positive = Field(200_000, description="rollup cells kept in memory; older ones are re-read")
+    retention_days: Positive = Field(400, description="rows are kept this long in the warehouse, days")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")
+
+    @field_validator("write_keys", "policy_placements", mode="before")
+    @classmethod
+    def _read_pairs(cls, value: object) -> object:
+        """`a=b,c=d` -> {"a": "b", "c": "d"}."""
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part]
+        if not all(key and equals and right for key, equals, right in pairs):
+            raise ValueError("expected name=value,name=value")
+        return {key.strip(): right.strip() for key, _, right in pairs}
+
+    @field_validator("allowed_origins", "trusted_proxies", "delivery_keys", mode="before")
+    @classmethod
+    def _read_list(cls, value: object) -> object:
+        """`a,b` -> ("a", "b")."""
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def bootstrap_servers(self) -> str:
+        """The Kafka to talk to: the given one or the embedded one."""
+        return self.kafka_bootstrap_servers or f"127.0.0.1:{self.kafka_port}"
+
+    @property
+    def warehouse_url(self) -> str:
+        """The warehouse to talk to: the given one or the embedded one."""
+        return self.clickhouse_url or f"clickhouse://default@127.0.0.1:{self.clickhouse_port}/default"
+
+    def as_environment(self) -> dict[str, str]:
+        """The environment in which another process of ours reads these same settings."""
+        import os
+
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HERALD_")}
+        for name, info in Settings.model_fields.items():
+            value = getattr(self, name)
+            if value != info.get_default(call_default_factory=True):
+                kept[f"HERALD_{name.upper()}"] = as_text(value)
+        return kept
+
+    def topic(self, name: str) -> str:
+        """The name of a topic (or consumer group) in Kafka, with the prefix."""
+        return f"{self.topic_prefix}{name}"
+
+
+def as_text(value: object) -> str:
+    """Write a setting's value as its environment variable holds it."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, dict):
+        return ",".join(f"{key}={right}" for key, right in value.items())
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def load(**overrides: object) -> Settings:
+    """Read the settings. Raises SettingsError naming each wrong or unknown name, its value and what was expected."""
+    import os
+
+    known = {f"HERALD_{name.upper()}" for name in Settings.model_fields}
+    ours = {name for name in os.environ if name.startswith("HERALD_") and not name.startswith("HERALD_TEST_")}
+    lines = [f"{name}: unknown setting; `herald settings` lists them all" for name in sorted(ours - known)]
+    try:
+        settings = Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        for wrong in error.errors():
+            name = "HERALD_" + "_".join(str(part) for part in wrong["loc"][:1]).upper()
+            shown = "(hidden)" if "secret" in name.lower() or "password" in name.lower() else repr(wrong["input"])
+            lines.append(f"{name} = {shown}: {wrong['msg']}")
+        raise SettingsError("\n".join(lines)) from None
+    if lines:
+        raise SettingsError("\n".join(lines))
+    return settings
+
+
+def table(settings: Settings) -> list[tuple[str, str, str, str]]:
+    """Return every setting for people: environment name, value, default, meaning. Secrets are stars."""
+    rows = []
+    for name, info in Settings.model_fields.items():
+        default = info.get_default(call_default_factory=True)
+        is_home = name == "data_dir" and default == _default_data_dir()
+        shown = "~/.local/share/herald" if is_home else _shown(default)
+        rows.append((f"HERALD_{name.upper()}", _shown(getattr(settings, name)), shown, info.description or ""))
+    return rows
+
+
+def _shown(value: object) -> str:
+    return ("***" if value.get_secret_value() else "") if isinstance(value, SecretStr) else as_text(value)
+
+
+def with_secrets(settings: Settings) -> Settings:
+    """Fill in the secrets that were left empty: made once and kept in data_dir, readable by the owner alone."""
+    import secrets
+
+    found: dict[str, SecretStr] = {}
+    for name in ("mask_secret", "signing_secret"):
+        if getattr(settings, name).get_secret_value():
+            continue
+        path = settings.data_dir / "secrets" / name
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(32))
+        found[name] = SecretStr(path.read_text())
+    return settings.model_copy(update=found) if found else settings

@@ -1,0 +1,154 @@
+"""`herald up`: all parts on one machine, each its own process; one that dies is started again.
+
+The children are told when we die (the end of their standard input), so that a `kill -9` of the supervisor leaves
+nothing behind. Their logs go to files in data_dir/logs.
+"""
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from pipeline.edge import metrics
+from pipeline.errors import HeraldError
+from pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MAX_S = 10.0
+STEADY_S = 30.0  # a part that ran so long starts again at once
+STOP_S = 20.0
+
+
+class PartFailed(HeraldError):
+    """A part did not become ready; the text holds its last words."""
+
+
+@dataclass
+class Part:
+    """One process. is_ready answers without raising; stop_order: lower ones stop first."""
+
+    name: str
+    arguments: list[str]
+    is_ready: Callable[[], bool]
+    stop_order: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    backoff_s: float = BACKOFF_FIRST_S
+    again_s: float = 0.0
+    restarts: int = 0
+    log_file: IO[bytes] | None = field(default=None, repr=False)
+
+
+class Supervisor:
+    """Starts parts, watches them from a thread, stops them in order."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nothing runs yet."""
+        self.settings = settings
+        self.parts: dict[str, Part] = {}
+        self._logs = settings.data_dir / "logs"
+        self._stopping = threading.Event()
+        self._watcher: threading.Thread | None = None
+        self._lock = threading.RLock()
+
+    def start(self, parts: Sequence[Part], timeout_s: float = 90.0) -> None:
+        """Start these parts at once and wait until all are ready. Raises PartFailed with a part's last words."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            for part in parts:
+                self.parts[part.name] = part
+                self._spawn(part)
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+            self._watcher.start()
+        deadline = time.monotonic() + timeout_s
+        for part in parts:
+            self._await(part, deadline)
+
+    def _await(self, part: Part, deadline: float) -> None:
+        while not part.is_ready():
+            if part.restarts >= 3 or time.monotonic() > deadline or self._stopping.is_set():
+                raise PartFailed(f"{part.name} did not become ready; its last words:\n{self.last_words(part.name)}")
+            time.sleep(0.1)
+
+    def _spawn(self, part: Part) -> None:
+        part.log_file = (self._logs / f"{part.name}.log").open("ab")
+        part.process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli", "--supervised", *part.arguments],
+            stdin=subprocess.PIPE,
+            stdout=part.log_file,
+            stderr=part.log_file,
+            env=self.settings.as_environment(),
+            start_new_session=True,  # Ctrl-C reaches us alone; we stop the parts in our own order
+        )
+        part.log_file.close()
+        part.started_s = time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(0.1):
+            with self._lock:
+                for part in self.parts.values():
+                    self._look_at(part)
+
+    def _look_at(self, part: Part) -> None:
+        now = time.monotonic()
+        if part.process is not None and part.process.poll() is not None:
+            code, ran_s = part.process.returncode, now - part.started_s
+            part.backoff_s = BACKOFF_FIRST_S if ran_s > STEADY_S else min(BACKOFF_MAX_S, part.backoff_s * 2)
+            part.again_s, part.process = now + part.backoff_s, None
+            part.restarts += 1
+            metrics.RESTARTS.labels(part.name).inc()
+            log.warning(
+                "%s ended with %s after %.0f s; starting again in %.1f s", part.name, code, ran_s, part.backoff_s
+            )
+        elif part.process is None and now >= part.again_s and not self._stopping.is_set():
+            self._spawn(part)
+
+    def pid(self, name: str) -> int | None:
+        """Return a part's process id, or None while it is down."""
+        process = self.parts[name].process
+        return process.pid if process is not None and process.poll() is None else None
+
+    def last_words(self, name: str, lines: int = 12) -> str:
+        """Return the end of a part's log."""
+        path = self._logs / f"{name}.log"
+        return "\n".join(_tail(path, lines)) if path.exists() else "(no log)"
+
+    def stop(self) -> None:
+        """Stop all parts: those that take work in first, the broker last. SIGTERM, then SIGKILL."""
+        self._stopping.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        with self._lock:
+            for order in sorted({part.stop_order for part in self.parts.values()}):
+                group = [part for part in self.parts.values() if part.stop_order == order and part.process is not None]
+                _stop_all(group)
+
+
+def _stop_all(group: Sequence[Part]) -> None:
+    for part in group:
+        assert part.process is not None
+        part.process.terminate()
+    deadline = time.monotonic() + STOP_S
+    for part in group:
+        assert part.process is not None
+        try:
+            part.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.warning("%s did not stop within %.0f s: killed", part.name, STOP_S)
+            part.process.kill()
+            part.process.wait()
+
+
+def _tail(path: Path, lines: int) -> list[str]:
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - 64_000))
+        return file.read().decode("utf-8", "replace").splitlines()[-lines:]

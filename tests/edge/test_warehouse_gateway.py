@@ -1,0 +1,522 @@
+"""What only the embedded warehouse has to withstand: its own death, and strangers on its port."""
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+from clickhouse_cityhash.cityhash import CityHash128  # type: ignore[import-untyped]
+from clickhouse_driver import Client
+from clickhouse_driver.block import ColumnOrientedBlock
+from clickhouse_driver.bufferedwriter import BufferedSocketWriter
+from clickhouse_driver.context import Context
+from clickhouse_driver.errors import ServerException
+from clickhouse_driver.streams.native import BlockOutputStream
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.edge.clickhouse import Refused, Unavailable, Warehouse
+from pipeline.embedded.native.blocks import skip_block
+from pipeline.embedded.native.faults import ServerError
+from pipeline.embedded.native.packets import FromClient
+from pipeline.embedded.native.session import blocks_of
+from pipeline.embedded.native.statement import Kind, read_statement
+from pipeline.embedded.native.wire import ByteReader, compress, read_frame, text, varint
+from pipeline.embedded.warehouse import EmbeddedWarehouse, WarehouseConfig, run
+from pipeline.errors import EmbeddedError
+
+HELLO = b"\x00" + text("test") + varint(20) + varint(10) + varint(54440) + text("") + text("default") + text("")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedWarehouse]:
+    """One warehouse for all tests here that do not kill it."""
+    folder = tmp_path_factory.mktemp("warehouse")
+    with EmbeddedWarehouse(WarehouseConfig(folder, free_port(), user="herald", password="it's secret")) as started:
+        yield started
+
+
+@pytest.fixture
+def url(embedded: EmbeddedWarehouse) -> Iterator[str]:
+    """Address of an empty database of this test's own."""
+    name = f"gateway_{uuid4().hex}"
+    admin_url = f"clickhouse://herald:it's%20secret@127.0.0.1:{embedded.config.port}"
+    with Warehouse.from_url(f"{admin_url}/default") as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        yield f"{admin_url}/{name}"
+        admin.execute(f"DROP DATABASE {name} SYNC")
+
+
+def say(embedded: EmbeddedWarehouse, sent: bytes) -> bytes:
+    """Send raw bytes and return all that comes back until the port closes."""
+    with socket.create_connection(("127.0.0.1", embedded.config.port), timeout=20) as client:
+        client.sendall(sent)
+        received = b""
+        while piece := client.recv(65536):
+            received += piece
+        return received
+
+
+def test_http_on_the_port_is_told_what_the_port_speaks(embedded: EmbeddedWarehouse) -> None:
+    """A browser or a health check that got the wrong port reads why."""
+    answer = say(embedded, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.0 400 ")
+    assert b"native protocol" in answer
+
+
+def test_bytes_that_are_no_protocol_are_refused_with_an_exception_packet(embedded: EmbeddedWarehouse) -> None:
+    """Type 2, code 101; then the connection ends."""
+    answer = say(embedded, b"\x16\x03\x01 a TLS greeting, perhaps")
+    assert answer[:5] == b"\x02" + (101).to_bytes(4, "little")
+    assert b"expected Hello" in answer
+
+
+@pytest.mark.parametrize("packet", [FromClient.DATA, 5, 77])
+def test_a_packet_that_makes_no_sense_ends_the_conversation_with_a_reason(
+    url: str, embedded: EmbeddedWarehouse, packet: int
+) -> None:
+    """Rows without an INSERT, a distributed server's question, an unknown number."""
+    hello = HELLO[:-9] + text("herald") + text("it's secret")
+    answer = say(embedded, hello + bytes([packet]))
+    assert (99).to_bytes(4, "little") in answer
+    assert f"packet {int(packet)}".encode() in answer
+
+
+def test_an_old_client_and_a_huge_length_are_refused(embedded: EmbeddedWarehouse) -> None:
+    """Before they cost memory."""
+    old = b"\x00" + text("old") + varint(1) + varint(1) + varint(54000) + text("") + text("herald") + text("")
+    assert b"speaks revision 54000; expected 54429 or later" in say(embedded, old)
+    assert b"a string of 1099511627776 bytes was sent" in say(embedded, b"\x00" + varint(1 << 40))
+
+
+@pytest.mark.parametrize("account", ["", "herald:wrong@", "other:it's%20secret@"])
+def test_a_wrong_account_is_refused_with_code_516(embedded: EmbeddedWarehouse, account: str) -> None:
+    """Whatever is wrong with it, the answer is the same."""
+    url = f"clickhouse://{account}127.0.0.1:{embedded.config.port}/default"
+    with Warehouse.from_url(url) as stranger, pytest.raises(Refused, match="Authentication failed") as caught:
+        stranger.ping()
+    assert caught.value.code == 516
+
+
+def test_an_unknown_database_is_refused_at_the_greeting(url: str) -> None:
+    """Code 81 with its name."""
+    url = url.rpartition("/")[0] + "/nowhere"
+    with Warehouse.from_url(url) as stranger, pytest.raises(Refused, match="nowhere") as caught:
+        stranger.ping()
+    assert caught.value.code == 81
+
+
+def test_external_tables_are_refused_and_the_connection_goes_on(url: str) -> None:
+    """Their rows are passed by."""
+    client = Client.from_url(url)
+    table = {"name": "ext", "structure": [("s", "String")], "data": [{"s": "a"}, {"s": "b"}]}
+    with pytest.raises(ServerException, match=r"external tables \(ext\) are not supported"):
+        client.execute("SELECT * FROM ext", external_tables=[table])
+    client.disconnect()
+
+
+def test_another_compression_than_lz4_is_refused_by_name(url: str) -> None:
+    """The driver offers zstd too; its frames cannot be read here."""
+    frame = b"\x90" + (12).to_bytes(4, "little") + (3).to_bytes(4, "little") + b"abc"
+    good = compress(b"abc")
+    assert read_frame(reader_of([good])) == b"abc"
+    with pytest.raises(ServerError) as damaged:
+        read_frame(reader_of([good[:-1] + b"x"]))
+    assert damaged.value.code == 40
+    with pytest.raises(ServerError) as other:
+        read_frame(reader_of([checksum(frame) + frame]))
+    assert other.value.code == 89
+
+
+def test_a_client_that_dies_within_a_block_leaves_nothing(url: str) -> None:
+    """Whole blocks before it neither: the INSERT was never ended."""
+    client = Client.from_url(url)
+    client.execute("CREATE TABLE t (n UInt64, s String) ENGINE = MergeTree ORDER BY n")
+    connection = client.connection
+    connection.send_query("INSERT INTO t VALUES", query_id="dying")
+    connection.send_external_tables(None)
+    sample = client.receive_sample_block()
+    connection.send_data(ColumnOrientedBlock(sample.columns_with_types, [[1, 2], ["a", "b"]]))
+    connection.socket.sendall(b"\x02\x00\x01\x00\x02\xff\xff\xff\xff\x00" + varint(2) + varint(5) + text("n"))
+    connection.socket.close()
+    with Warehouse.from_url(url) as other:
+        other.settle("dying")
+        assert other.execute("SELECT count() FROM t") == [(0,)]
+
+
+def test_an_insert_that_awaits_rows_can_be_seen_and_killed(url: str) -> None:
+    """Its client hears 394 as soon as it listens, nothing is stored, and the same client can insert again."""
+    client = Client.from_url(url)
+    client.execute("CREATE TABLE t (n UInt64) ENGINE = MergeTree ORDER BY n")
+    with Warehouse.from_url(url) as other:
+        client.connection.send_query("INSERT INTO t VALUES", query_id="it's slow")
+        client.connection.send_external_tables(None)
+        sample = client.receive_sample_block()
+        client.connection.send_data(ColumnOrientedBlock(sample.columns_with_types, [[1, 2]]))
+        ask = "SELECT query, query_kind FROM system.processes WHERE query_id = %(id)s"
+        assert other.execute(ask, {"id": "it's slow"}) == [("INSERT INTO t VALUES", "Insert")]
+        other.settle("it's slow")
+        assert other.execute(ask, {"id": "it's slow"}) == []
+        client.connection.send_data(ColumnOrientedBlock())
+        with pytest.raises(ServerException) as caught:
+            client.receive_end_of_insert_query()
+        assert caught.value.code == 394
+        client.connection.is_query_executing = False
+        assert client.execute("INSERT INTO t VALUES", [(3,)]) == 1
+        assert other.execute("SELECT n FROM t") == [(3,)]
+    client.disconnect()
+
+
+def test_millions_of_rows_in_many_blocks_stay_within_memory(url: str, embedded: EmbeddedWarehouse) -> None:
+    """2 million rows of 100 bytes in small blocks: gathered into few parts, 1 GB resident at most."""
+    client = Client.from_url(url + "?insert_block_size=50000")
+    client.execute("CREATE TABLE t (n UInt64, s String) ENGINE = MergeTree ORDER BY n")
+    rows = 2_000_000
+    assert client.execute("INSERT INTO t VALUES", [list(range(rows)), ["x" * 92] * rows], columnar=True) == rows
+    assert client.execute("SELECT count(), uniqExact(n) FROM t") == [(rows, rows)]
+    (parts,) = client.execute("SELECT max(max_block_number) FROM system.parts WHERE table = 't'")[0]
+    client.disconnect()
+    assert parts <= 4
+    assert embedded.pid is not None
+    assert psutil.Process(embedded.pid).memory_info().rss < 1 << 30
+
+
+def test_every_acknowledged_insert_survives_kill_9(tmp_path: Path) -> None:
+    """Killed while it writes, three times: after a restart all that was acknowledged is there, and nothing by half.
+
+    The client is the same all the time: it connects again by itself.
+    """
+    warehouse = EmbeddedWarehouse(WarehouseConfig(tmp_path, free_port()))
+    numbers = itertools.count()
+    acknowledged: set[object] = set()
+    try:
+        with Warehouse.from_url(warehouse.config.url()) as client:
+            for acks in (3, 17, 40, 0):
+                warehouse.start()
+                warehouse.wait_ready()
+                client.execute(
+                    "CREATE TABLE IF NOT EXISTS t (b UInt64, n UInt64) ENGINE = ReplacingMergeTree ORDER BY (b, n)"
+                )
+                stored = {row[0]: row[1] for row in client.execute("SELECT b, count() FROM t FINAL GROUP BY b")}
+                assert acknowledged <= set(stored)
+                assert set(stored.values()) <= {1000}
+                if acks:
+                    insert_until_killed(warehouse, client, numbers, acknowledged, acks)
+    finally:
+        warehouse.kill()
+    assert len(acknowledged) >= 60
+
+
+def insert_until_killed(
+    warehouse: EmbeddedWarehouse, client: Warehouse, numbers: Iterator[int], acknowledged: set[object], acks: int
+) -> None:
+    """Insert batches of 1,000 rows; another thread kills the warehouse soon after so many acknowledgements."""
+    enough = threading.Event()
+
+    def kill() -> None:
+        enough.wait(60)
+        time.sleep(0.003)
+        warehouse.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    for count in itertools.count(1):
+        batch = next(numbers)
+        try:
+            client.insert("t", ["b", "n"], [[batch] * 1000, list(range(1000))])
+        except Unavailable:
+            break
+        acknowledged.add(batch)
+        if count >= acks:
+            enough.set()
+    killer.join()
+
+
+def test_a_client_that_leaves_stops_its_query(url: str) -> None:
+    """Nobody waits for the rows, so nobody computes them."""
+    client = Client.from_url(url)
+    client.connection.force_connect()
+    client.connection.send_query("SELECT count() FROM system.numbers WHERE sipHash64(number) = 1", query_id="left")
+    client.connection.send_external_tables(None)
+    ask = "SELECT count() FROM system.processes WHERE query_id = 'left'"
+    with Warehouse.from_url(url) as other:
+        while other.execute(ask) == [(0,)]:
+            time.sleep(0.01)
+        client.disconnect()
+        while other.execute(ask) == [(1,)]:
+            time.sleep(0.01)
+
+
+def test_one_folder_has_one_warehouse(embedded: EmbeddedWarehouse) -> None:
+    """The second says who has it and what to do."""
+    second = EmbeddedWarehouse(WarehouseConfig(embedded.config.data_dir, free_port()))
+    second.start()
+    with pytest.raises(EmbeddedError, match=rf"in use by process {embedded.pid}; .*HERALD_DATA_DIR"):
+        second.wait_ready()
+    assert second.returncode == 1
+
+
+def test_a_taken_port_is_named_with_its_setting(tmp_path: Path) -> None:
+    """Without a stack trace, exit code 1."""
+    said: list[str] = []
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        assert run(WarehouseConfig(tmp_path, holder.getsockname()[1]), said.append) == 1
+    assert "Address already in use" in said[-1]
+    assert "HERALD_CLICKHOUSE_PORT" in said[-1]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A file stands where the folder should be."""
+    (tmp_path / "file").write_text("")
+    said: list[str] = []
+    assert run(WarehouseConfig(tmp_path / "file", free_port()), said.append) == 1
+    assert str(tmp_path / "file") in said[-1]
+
+
+def test_it_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    """kill -9 leaves the parent no time to say so."""
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from pipeline.embedded.warehouse import EmbeddedWarehouse, WarehouseConfig\n"
+        "w = EmbeddedWarehouse(WarehouseConfig(Path(sys.argv[1]), int(sys.argv[2]))); w.start(); w.wait_ready()\n"
+        "print(w.pid, flush=True); time.sleep(60)"
+    )
+    arguments = [sys.executable, "-c", script, str(tmp_path), str(free_port())]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    child.wait(20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_peace_while_a_query_runs(tmp_path: Path, number: signal.Signals) -> None:
+    """Exit code 0; the query's client hears that its query was killed or that the connection ended."""
+    warehouse = EmbeddedWarehouse(WarehouseConfig(tmp_path, free_port()))
+    warehouse.start()
+    warehouse.wait_ready()
+    heard: list[Unavailable] = []
+
+    def suffer() -> None:
+        with Warehouse.from_url(warehouse.config.url()) as client:
+            try:
+                client.execute("SELECT count() FROM system.numbers WHERE sipHash64(number) = 1")
+            except Unavailable as error:
+                heard.append(error)
+
+    thread = threading.Thread(target=suffer)
+    thread.start()
+    with Warehouse.from_url(warehouse.config.url()) as other:
+        while other.execute("SELECT count() FROM system.processes WHERE query LIKE '%sipHash64%'")[0] < (2,):
+            time.sleep(0.02)
+    assert warehouse.pid is not None
+    os.kill(warehouse.pid, number)
+    thread.join(20)
+    warehouse.stop()
+    assert warehouse.returncode == 0
+    assert len(heard) == 1
+
+
+# --- where a block ends -------------------------------------------------------------------------------------------
+
+
+def reader_of(pieces: list[bytes]) -> ByteReader:
+    """Return a reader over bytes that come in these pieces."""
+    rest = iter([piece for piece in pieces if piece])
+
+    def refill() -> bytes:
+        piece = next(rest, b"")
+        if not piece:
+            raise EOFError
+        return piece
+
+    return ByteReader(refill)
+
+
+def checksum(frame: bytes) -> bytes:
+    """Return the checksum as the wire has it."""
+    value = int(CityHash128(frame))
+    return (value >> 64).to_bytes(8, "little") + (value & (2**64 - 1)).to_bytes(8, "little")
+
+
+class _Sent:
+    """A socket that only remembers what was sent."""
+
+    def __init__(self) -> None:
+        self.data = BytesIO()
+
+    def sendall(self, data: bytes) -> None:
+        """Remember."""
+        self.data.write(bytes(data))
+
+
+def encoded(columns: list[tuple[str, str]], values: list[list[object]]) -> bytes:
+    """Let the driver encode a block, as it would at revision 51902: without block info."""
+    context = Context()
+    context.server_info = SimpleNamespace(used_revision=51902, get_timezone=lambda: "UTC")
+    context.settings, context.client_settings = (
+        {},
+        {
+            "strings_as_bytes": False,
+            "strings_encoding": "utf-8",
+            "use_numpy": False,
+            "input_format_null_as_default": False,
+            "opentelemetry_traceparent": None,
+            "server_side_params": False,
+        },
+    )
+    sent = _Sent()
+    BlockOutputStream(BufferedSocketWriter(sent, 1 << 16), context).write(ColumnOrientedBlock(columns, values))
+    return sent.data.getvalue()
+
+
+LEAVES = {
+    "UInt8": st.integers(0, 255),
+    "Int64": st.integers(-(2**63), 2**63 - 1),
+    "Float64": st.floats(allow_nan=False),
+    "Decimal(18, 3)": st.integers(-(10**14), 10**14).map(lambda n: Decimal(n) / 1000),
+    "UUID": st.uuids(),
+    "FixedString(7)": st.text("ab", max_size=7),
+    "String": st.text(max_size=300),
+    "Nullable(String)": st.none() | st.text(max_size=5),
+    "LowCardinality(String)": st.sampled_from(["a", "b", "c" * 130]),
+    "LowCardinality(Nullable(String))": st.sampled_from(["a", None]),
+    "DateTime64(6)": st.just(datetime(2026, 1, 2, 3, 4, 5, 6)),
+    "Enum8('a, (' = 1, 'b' = -2)": st.sampled_from(["a, (", "b"]),
+}
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> tuple[list[tuple[str, str]], list[list[object]]]:
+    """Columns of all our kinds, some nested, and as many values in each."""
+    rows = draw(st.integers(1, 20))
+    names, values = [], []
+    for at in range(draw(st.integers(1, 4))):
+        kind = draw(st.sampled_from(sorted(LEAVES)))
+        leaf = LEAVES[kind]
+        wraps = draw(st.lists(st.sampled_from(["Array", "Map", "Tuple"]), max_size=2, unique=True).map(sorted))
+        # What the driver itself cannot do: a Map in a Map, quoted signs or an empty Tuple column within a container.
+        for wrap in () if kind.startswith(("Enum8", "LowCardinality(Nullable")) else wraps:
+            if wrap == "Array":
+                kind, leaf = f"Array({kind})", st.lists(leaf, max_size=4)
+            elif wrap == "Map":
+                kind, leaf = f"Map(String, {kind})", st.dictionaries(st.text(max_size=9), leaf, max_size=3)
+            else:
+                kind, leaf = f"Tuple(a {kind}, `b c` UInt16)", st.tuples(leaf, st.integers(0, 9))
+        names.append((f"c{at}", kind))
+        values.append(draw(st.lists(leaf, min_size=rows, max_size=rows)))
+    return names, values
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(columns(), st.lists(st.integers(1, 400), max_size=40))
+def test_a_block_ends_where_its_encoder_ended(
+    block: tuple[list[tuple[str, str]], list[list[object]]], cuts: list[int]
+) -> None:
+    """However the bytes are cut on the way, exactly the block is passed on, and what follows is left alone."""
+    raw = encoded(*block)
+    pieces, at = [], 0
+    for cut in cuts:
+        pieces.append((raw + b"NEXT")[at : at + cut])
+        at += cut
+    reader = reader_of([*pieces, (raw + b"NEXT")[at:]])
+    passed: list[bytes] = []
+    reader.tap(passed.append)
+    assert skip_block(reader) == (len(block[0]), len(block[1][0]))
+    reader.untap(keep=True)
+    assert b"".join(passed) == raw
+    assert reader.take(4) == b"NEXT"
+    assert blocks_of(raw + raw, -1) == [(len(block[1][0]), raw)] * 2
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_block_end_in_a_refusal_or_in_waiting(garbage: bytes) -> None:
+    """Never in another error, never in an endless loop."""
+    with contextlib.suppress(ServerError, EOFError):
+        skip_block(reader_of([garbage]))
+
+
+@pytest.mark.parametrize("kind", ["AggregateFunction(sum, UInt8)", "JSON", "Dynamic", "Variant(UInt8, String)", "Nope"])
+def test_a_type_of_unknown_length_is_refused_by_name(kind: str) -> None:
+    """Code 48, because reading on at a guess would store garbage."""
+    with pytest.raises(ServerError, match=kind.split("(")[0]) as caught:
+        skip_block(reader_of([varint(1) + varint(1) + text("c") + text(kind)]))
+    assert caught.value.code == 48
+
+
+# --- what a statement is ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind", "head", "names"),
+    [
+        ("INSERT INTO t VALUES", Kind.INSERT, "INSERT INTO t", ()),
+        ("insert into db.`t x` (a, `b c`) values ;", Kind.INSERT, "insert into db.`t x` (a, `b c`)", ("a", "b c")),
+        ("INSERT INTO t (a) SETTINGS x = 1 VALUES", Kind.INSERT, "INSERT INTO t (a)", ("a",)),
+        ("INSERT INTO t FORMAT Native", Kind.INSERT, "INSERT INTO t", ()),
+        ("INSERT INTO t /* VALUES (1) */ VALUES -- (2)", Kind.INSERT, "INSERT INTO t", ()),
+        ("INSERT INTO FUNCTION null('a UInt8') VALUES", Kind.INSERT, "INSERT INTO FUNCTION null('a UInt8')", ()),
+        ("INSERT INTO values VALUES", Kind.INSERT, "INSERT INTO values", ()),
+        ("INSERT INTO t", Kind.INSERT, "INSERT INTO t", ()),
+        ("INSERT INTO t VALUES (1)", Kind.COMMAND, "INSERT INTO t VALUES (1)", ()),
+        ("INSERT INTO t (a) SELECT 1", Kind.COMMAND, "INSERT INTO t (a) SELECT 1", ()),
+        ("SELECT 'INSERT INTO t VALUES'", Kind.READ, "SELECT 'INSERT INTO t VALUES'", ()),
+        ("SELECT 1 FORMAT TSV", Kind.READ, "SELECT 1 ", ()),
+        ("SELECT format FROM t", Kind.READ, "SELECT format FROM t", ()),
+        ("/* x */ (SELECT 1)", Kind.READ, "/* x */ (SELECT 1)", ()),
+        ("CREATE TABLE t (n UInt8)", Kind.COMMAND, "CREATE TABLE t (n UInt8)", ()),
+        ("SET x = 1", Kind.SET, "SET x = 1", ()),
+        ("USE db", Kind.USE, "USE db", ()),
+    ],
+)
+def test_a_statement_is_recognised(sql: str, kind: Kind, head: str, names: tuple[str, ...]) -> None:
+    """Comments, quotes and odd names do not mislead it."""
+    statement = read_statement(sql)
+    assert (statement.kind, statement.sql, statement.columns) == (kind, head, names)
+
+
+@pytest.mark.parametrize(("sql", "code"), [("", 62), (" ; -- x", 62), ("SELECT 1 INTO OUTFILE 'x'", 358)])
+def test_a_statement_that_cannot_be_is_refused(sql: str, code: int) -> None:
+    """Before the engine sees it."""
+    with pytest.raises(ServerError) as caught:
+        read_statement(sql)
+    assert caught.value.code == code
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("INSERTVALUESFORMAT t()'`\"$;,.-/*\\\n1", max_size=60))
+def test_no_text_breaks_the_reading_of_statements(sql: str) -> None:
+    """It is told apart or refused; the engine says the rest."""
+    for prefix in ("", "INSERT INTO ", "KILL QUERY WHERE "):
+        with contextlib.suppress(ServerError):
+            read_statement(prefix + sql)
+
+
+def test_a_uuid_survives_the_block_walk() -> None:
+    """A plain example beside the law: one UUID, sixteen bytes."""
+    raw = encoded([("u", "UUID")], [[UUID(int=7)]])
+    assert blocks_of(raw, 1) == [(1, raw)]

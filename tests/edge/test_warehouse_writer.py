@@ -1,0 +1,453 @@
+"""The writer on a real warehouse: whatever is repeated, cut otherwise or killed, the tables end up the same."""
+
+import os
+import random
+import socket
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from uuid import uuid4
+
+import msgspec
+import pytest
+
+from pipeline import tables
+from pipeline.core.rollup import KINDS
+from pipeline.edge.clickhouse import Refused as WarehouseRefused
+from pipeline.edge.clickhouse import Unavailable, Warehouse
+from pipeline.embedded.warehouse import EmbeddedWarehouse, WarehouseConfig
+from pipeline.errors import Gap, Retryable
+from pipeline.settings import load
+from pipeline.warehouse_writer import RETRY_DELAYS_S, PendingBlock, WarehouseWriter, stored_rows
+from schemas import ddl
+from schemas.block import EventBlock, Origin, OutcomeBlock, RefusedBlock, SessionBlock, Totals
+from schemas.event import Event, EventFlag, EventType, Refused
+from schemas.outcome import Choice, DecisionLog, Outcome
+from schemas.session import Session, SessionRow
+from schemas.tables import TABLES
+
+BASE_MS = 1_790_000_040_000  # the start of a minute
+KEPT_DAYS = 20_000  # nothing of BASE_MS expires while this suite is in use
+Rows = dict[str, list[tuple[object, ...]]]
+
+
+@pytest.fixture(scope="module")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the server under test."""
+    given = os.environ.get("HERALD_TEST_CLICKHOUSE_URL")
+    if given:
+        yield given
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with EmbeddedWarehouse(WarehouseConfig(tmp_path_factory.mktemp("warehouse"), port)) as embedded:
+        yield embedded.config.url("default")
+
+
+@pytest.fixture
+def empty(server_url: str) -> Iterator[Warehouse]:
+    """A warehouse of this test's own, without tables."""
+    name = f"writer_{uuid4().hex}"
+    with Warehouse.from_url(server_url) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        with Warehouse.from_url(server_url.rpartition("/")[0] + f"/{name}") as opened:
+            yield opened
+        admin.execute(f"DROP DATABASE {name} SYNC")
+
+
+@pytest.fixture
+def warehouse(empty: Warehouse) -> Warehouse:
+    """A warehouse of this test's own, with tables."""
+    tables.apply(empty, KEPT_DAYS)
+    return empty
+
+
+class Killed(BaseException):
+    """The process is gone at this point."""
+
+
+class Faulty:
+    """A warehouse whose insert number `at` (from 1) ends in a fault, before or after its rows are stored."""
+
+    def __init__(self, warehouse: Warehouse, at: int, fault: BaseException, is_stored: bool, times: int = 1) -> None:
+        self._warehouse = warehouse
+        self._fault = fault
+        self._is_stored = is_stored
+        self._failing = range(at, at + times)
+        self.inserts = 0
+
+    def execute(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[object, ...]]:
+        """Run a statement."""
+        return self._warehouse.execute(sql, params)
+
+    def insert(
+        self,
+        table: str,
+        column_names: Sequence[str],
+        columns: Sequence[Sequence[object]],
+        query_id: str | None = None,
+        partitions_max: int = 1,
+    ) -> int:
+        """Insert, or fail where it was told to."""
+        if not columns[0]:
+            return 0
+        self.inserts += 1
+        fails = self.inserts in self._failing
+        stored = 0
+        if self._is_stored or not fails:
+            stored = self._warehouse.insert(table, column_names, columns, query_id, partitions_max)
+        if fails:
+            raise self._fault
+        return stored
+
+
+def random_event(draw: random.Random, block: int) -> Event:
+    """An event near the minute `block`; one of eight is up to ten minutes late."""
+    minute = block // 3 - (draw.randrange(10) if draw.randrange(8) == 0 else 0)
+    event_type = draw.choice(list(EventType))
+    event_time_ms = BASE_MS + minute * 60_000 + draw.randrange(60_000)
+    found = Event(
+        f"{draw.getrandbits(64):x}",
+        event_type,
+        event_time_ms,
+        event_time_ms + draw.randrange(1_000),
+        draw.choice(["shop", "blog"]),
+        visitor=draw.choice(["", "ann", "ben", "cem", "døra ☃", "a'b\\c\x00d"]),
+        flags=draw.choice([0, 0, 0, int(EventFlag.BOT)]),
+        host=draw.choice(["", "example.com"]),
+        path=draw.choice(["", "/a", "/b"]),
+        utm_source=draw.choice(["", "news"]),
+        utm_campaign=draw.choice(["", "spring"]),
+        channel=draw.choice(["", "email"]),
+        campaign_id=draw.choice(["", "c1"]),
+        placement_id=draw.choice(["", "top"]),
+        action_id=draw.choice(["", "a1", "a2"]),
+        revenue_micros=draw.choice([0, 0, 12_990_000]),
+        cost_micros=draw.choice([0, 0, 150]),
+        currency=draw.choice(["", "EUR", "USD"]),
+        score=draw.random(),
+    )
+    if event_type is EventType.DECISION:
+        found.decision_id = f"d{draw.getrandbits(32):x}"
+        log = DecisionLog(found.decision_id, "top", "p", "m", "5", [Choice("a1", 0, 0.5)], ["a1", "a2"], [0.5, 0.5])
+        found.properties = msgspec.json.encode(log).decode()
+    return found
+
+
+def outcome(draw: random.Random, offset: int) -> Outcome:
+    """What is known after block `offset` of one of a few decisions; decided and propensity are the decision's own."""
+    number = draw.randrange(3)
+    decided_ms = BASE_MS + number
+    return Outcome(f"d{number}", "a1", "top", "ann", decided_ms, 0, offset, 0, offset * 10, 7, 0.5, 1, 7, site="shop")
+
+
+def random_log(seed: int, blocks: int = 10, partitions: Sequence[int] = (0, 2)) -> list[PendingBlock]:
+    """The blocks of all four topics, in an order in which a worker may see them."""
+    draw = random.Random(seed)
+    log: list[PendingBlock] = []
+    crc = count(1)
+    for offset in range(blocks):
+        time_ms = BASE_MS + offset * 20_000
+        for p in partitions:
+            origin = Origin(p, offset)
+            places = [place for place in range(8) if draw.randrange(3)] if draw.randrange(5) else []
+            events = [random_event(draw, offset) for _ in places]
+            block = EventBlock(time_ms, Totals(offset * 8, offset * 5, offset * 3), places, events)
+            log.append(PendingBlock("events", origin, block, next(crc)))
+            bad = [
+                Refused(n, "bad_json", "", "", "ann", time_ms, "shop", "segment", "track", b"\xff{") for n in range(2)
+            ]
+            if draw.randrange(2):
+                log.append(PendingBlock("bad", origin, RefusedBlock(time_ms, bad), next(crc)))
+            if draw.randrange(2):
+                session = Session(BASE_MS + draw.randrange(4), time_ms, site="shop", events=100 - offset)
+                row = SessionRow(f"v{p}{draw.randrange(3)}", session, deleted=draw.randrange(4) == 0)
+                log.append(PendingBlock("sessions", origin, SessionBlock(time_ms, [row]), next(crc)))
+            outcomes = [outcome(draw, offset)] if p == 0 and draw.randrange(3) else []
+            log.append(PendingBlock("outcomes", origin, OutcomeBlock(time_ms, outcomes), next(crc)))
+    return log
+
+
+def stored(warehouse: Warehouse) -> Rows:
+    """All rows as a reader with FINAL sees them, without what may differ: a rollup's version, the time of applying."""
+    found: Rows = {}
+    for table in TABLES:
+        free = {"rollup_minute": "o", "blocks": "applied_time"}.get(table.name, "")
+        names = ", ".join(name for name in table.column_names if name != free)
+        found[table.name] = warehouse.execute(f"SELECT {names} FROM {table.name} FINAL ORDER BY ALL")  # noqa: S608
+    return found
+
+
+def writer(warehouse: Warehouse | Faulty, cells_max: int = 50) -> WarehouseWriter:
+    """A writer as after a start; with room for few cells, so that minutes are evicted and read again."""
+    return WarehouseWriter(warehouse, load(rollup_buckets_max=cells_max), sleep=lambda _: None)
+
+
+def write_in_chunks(one: WarehouseWriter, log: Sequence[PendingBlock], sizes: Iterator[int]) -> None:
+    """Write a log in chunks of these sizes."""
+    start = 0
+    while start < len(log):
+        size = next(sizes)
+        one.write(log[start : start + size])
+        start += size
+
+
+@pytest.fixture(scope="module")
+def expected(server_url: str) -> Rows:
+    """The tables after random_log(1), written block by block with everything in memory."""
+    name = f"expected_{uuid4().hex}"
+    with Warehouse.from_url(server_url) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+        with Warehouse.from_url(server_url.rpartition("/")[0] + f"/{name}") as opened:
+            tables.apply(opened, KEPT_DAYS)
+            write_in_chunks(writer(opened, 100_000), random_log(1), iter(lambda: 9, 0))
+            found = stored(opened)
+        admin.execute(f"DROP DATABASE {name} SYNC")
+    return found
+
+
+def test_every_row_of_the_log_is_stored(expected: Rows) -> None:
+    """The reference of the tests below is right in itself."""
+    log = random_log(1)
+    events = [event for pending in log if isinstance(pending.block, EventBlock) for event in pending.block.events]
+    decisions = [event for event in events if event.event_type is EventType.DECISION]
+    assert len(expected["events"]) == len(events) > 50
+    assert len(expected["decisions"]) == len(decisions) > 0
+    assert len(expected["blocks"]) == len(log)
+    assert len(expected["bad"]) == sum(len(p.block.events) for p in log if isinstance(p.block, RefusedBlock)) > 0
+    outcomes = [one for pending in log if isinstance(pending.block, OutcomeBlock) for one in pending.block.outcomes]
+    assert len(outcomes) > len(expected["outcomes"]) == len({one.decision_id for one in outcomes}) > 1
+    assert expected["sessions"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+def test_any_chunks_end_at_the_same_tables(warehouse: Warehouse, expected: Rows, size: int) -> None:
+    """How the log is cut is an accident of timing: nothing may depend on it."""
+    write_in_chunks(writer(warehouse), random_log(1), iter(lambda: size, 0))
+    assert stored(warehouse) == expected
+
+
+def test_a_replayed_log_changes_nothing(warehouse: Warehouse, expected: Rows) -> None:
+    """A writer that starts again skips what the ledger has, whatever the offsets that Kafka remembers."""
+    log = random_log(1)
+    write_in_chunks(writer(warehouse), log, iter(lambda: 10, 0))
+    again = writer(warehouse)
+    assert again.assigned("events", 0) == 9
+    write_in_chunks(again, log, iter(lambda: 3, 0))
+    again.write(log)
+    assert stored(warehouse) == expected
+
+
+def test_a_log_applied_again_without_its_ledger_changes_nothing(warehouse: Warehouse, expected: Rows) -> None:
+    """Skipping is an optimisation: the keys alone make a repeat harmless, here of everything and otherwise cut."""
+    write_in_chunks(writer(warehouse), random_log(1), iter(lambda: 11, 0))
+    warehouse.execute("TRUNCATE TABLE blocks")
+    write_in_chunks(writer(warehouse), random_log(1), iter(lambda: 6, 0))
+    assert stored(warehouse) == expected
+
+
+@pytest.mark.parametrize("is_stored", [False, True], ids=["before the insert", "after the insert"])
+def test_a_kill_at_any_insert_of_any_chunk_changes_nothing(
+    warehouse: Warehouse, expected: Rows, is_stored: bool
+) -> None:
+    """The process dies before or after the k-th insert; a new one goes on from the ledger, with other chunks."""
+    log = random_log(1)
+    kills = 0
+    for start in range(0, len(log), 20):
+        chunk = log[start : start + 20]
+        for at in count(1):
+            faulty = Faulty(warehouse, at, Killed(), is_stored)
+            try:
+                writer(faulty).write(chunk[: len(chunk) - at])
+                writer(faulty).write(chunk)
+            except Killed:
+                kills += 1
+            else:
+                break
+    assert kills > 15
+    assert stored(warehouse) == expected
+
+
+def test_an_insert_whose_answer_was_lost_is_repeated(warehouse: Warehouse, expected: Rows) -> None:
+    """Rows that were stored and are sent again stay one row each."""
+    for start, at in zip(range(0, 1_000, 12), count(1), strict=False):
+        faulty = Faulty(warehouse, at % 7 + 1, Unavailable("the answer was lost", None), is_stored=True, times=2)
+        writer(faulty).write(random_log(1)[start : start + 12])
+    assert stored(warehouse) == expected
+
+
+def test_a_warehouse_that_stays_away_stops_the_writer_after_bounded_retries(warehouse: Warehouse) -> None:
+    """The process must end with its chunk unacknowledged, not hang for ever; the same writer may also try again."""
+    pauses: list[float] = []
+    log = random_log(1)
+    faulty = Faulty(warehouse, 1, Unavailable("away", 210), is_stored=False, times=len(RETRY_DELAYS_S) + 1)
+    one = WarehouseWriter(faulty, load(), sleep=pauses.append)
+    with pytest.raises(Retryable):
+        one.write(log)
+    assert tuple(pauses) == RETRY_DELAYS_S
+    one.write(log)
+    assert one.assigned("events", 2) == 9
+
+
+def test_a_chunk_that_failed_in_its_rollups_is_not_counted_twice(warehouse: Warehouse, expected: Rows) -> None:
+    """The hot cells had the chunk already when it failed; written again by the same writer it counts once."""
+    log = random_log(1)
+    tries = len(RETRY_DELAYS_S) + 1
+    one = writer(Faulty(warehouse, 6, Unavailable("away", 210), is_stored=True, times=tries), 100_000)
+    with pytest.raises(Retryable):
+        one.write(log[:60])
+    one.write(log[:60])
+    one.write(log[60:])
+    assert stored(warehouse) == expected
+
+
+def test_a_stalled_former_owner_changes_nothing(warehouse: Warehouse, expected: Rows) -> None:
+    """It wakes up after the new owner has gone on, and writes what it held: same keys, same rows, older versions."""
+    log = random_log(1)
+    former = writer(warehouse, 100_000)
+    former.write(log[:30])
+    write_in_chunks(writer(warehouse), log[30:], iter(lambda: 9, 0))
+    former.write(log[30:50])
+    assert stored(warehouse) == expected
+
+
+def test_the_rollups_are_what_a_query_over_the_events_finds(warehouse: Warehouse) -> None:
+    """Counted by ClickHouse itself from the events: events, different visitors, money, for every kind and partition."""
+    write_in_chunks(writer(warehouse), random_log(5), iter(lambda: 13, 0))
+    dimensions = {
+        "event_type": ("event_type", "''"),
+        "placement_action": ("placement_id", "action_id"),
+        "campaign_channel": ("if(campaign_id = '', utm_campaign, campaign_id)", "channel"),
+        "source": ("utm_source", "referrer_class"),
+        "page": ("host", "path"),
+    }
+    assert set(dimensions) == {kind.name for kind in KINDS}
+    for kind, (first, second) in dimensions.items():
+        found = warehouse.execute(
+            "SELECT site, minute, first, second, is_bot, p, sum(events), sum(visitors), sum(clicks), sum(impressions), "
+            "sum(purchases), sum(conversions), sum(decisions), sum(pages), sum(revenue_micros), sum(cost_micros) "
+            "FROM rollup_minute FINAL WHERE kind = %(kind)s GROUP BY ALL ORDER BY ALL",
+            {"kind": kind},
+        )
+        counted = warehouse.execute(
+            f"SELECT site, toStartOfMinute(event_time), {first} AS a, {second} AS b, bitAnd(flags, 32) > 0, p, "  # noqa: S608
+            "count(), uniqExactIf(visitor, visitor != ''), countIf(event_type = 'click'), "
+            "countIf(event_type = 'impression'), countIf(event_type = 'purchase'), countIf(event_type = 'conversion'), "
+            "countIf(event_type = 'decision'), countIf(event_type IN ('page', 'screen')), sum(revenue_micros), "
+            "sum(cost_micros) FROM events FINAL WHERE a != '' OR b != '' GROUP BY ALL ORDER BY ALL"
+        )
+        assert found == counted
+
+
+def late_event(minute: int, visitor: str) -> EventBlock:
+    """A block with one page view in a minute."""
+    at_ms = BASE_MS + minute * 60_000
+    return EventBlock(at_ms, Totals(), [0], [Event("e", EventType.PAGE, at_ms, at_ms, "shop", visitor=visitor)])
+
+
+def test_a_late_event_in_an_evicted_minute_is_added_to_what_was_there(warehouse: Warehouse) -> None:
+    """The minute is read again with its visitors, so the one who returns is known."""
+    one = writer(warehouse, 1)
+    for offset, (minute, visitor) in enumerate([(0, "ann"), (1, "ann"), (2, "ben"), (0, "ann"), (0, "cem")]):
+        one.write([PendingBlock("events", Origin(0, offset), late_event(minute, visitor), 1)])
+    rows = warehouse.execute(
+        "SELECT events, visitors FROM rollup_minute FINAL WHERE kind = 'event_type' ORDER BY minute"
+    )
+    assert rows == [(3, 2), (1, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("topic", ["events", "outcomes"])
+def test_a_missing_block_stops_the_writer(warehouse: Warehouse, topic: str) -> None:
+    """These topics have every block of `collected`: what is missing was lost, and going on would hide it."""
+    kind = EventBlock(0, Totals(), [], []) if topic == "events" else OutcomeBlock(0, [])
+    one = writer(warehouse)
+    one.write([PendingBlock(topic, Origin(0, 0), kind, 1)])
+    with pytest.raises(Gap, match=f"topic {topic}, partition 0: block 2 after 0, expected 1"):
+        one.write([PendingBlock(topic, Origin(0, 2), kind, 1)])
+    assert writer(warehouse).assigned(topic, 0) == 0
+
+
+def test_a_person_can_accept_that_the_first_blocks_are_gone(warehouse: Warehouse) -> None:
+    """A new warehouse on a log whose beginning has expired."""
+    one = writer(warehouse)
+    pending = PendingBlock("events", Origin(1, 500), late_event(0, "ann"), 1)
+    with pytest.raises(Gap):
+        one.write([pending])
+    one.begin_at("events", 1, 500)
+    one.write([pending])
+    assert stored_rows(warehouse).events == {1: 1}
+
+
+def test_sparse_topics_may_leave_offsets_out(warehouse: Warehouse) -> None:
+    """Most blocks refuse nothing and change no session."""
+    one = writer(warehouse)
+    one.write([PendingBlock("bad", Origin(0, 5), RefusedBlock(0, []), 1)])
+    one.write([PendingBlock("bad", Origin(0, 90), RefusedBlock(0, []), 1)])
+    assert one.assigned("bad", 0) == 90
+
+
+def test_a_partition_that_was_away_goes_on_from_the_ledger(warehouse: Warehouse) -> None:
+    """It was another process's in between; what is remembered here is stale."""
+    here, there = writer(warehouse), writer(warehouse)
+    assert here.assigned("events", 0) == -1
+    here.write([PendingBlock("events", Origin(0, 0), late_event(0, "ann"), 1)])
+    here.revoked("events", 0)
+    there.write([PendingBlock("events", Origin(0, 1), late_event(0, "ben"), 1)])
+    assert here.assigned("events", 0) == 1
+    here.write([PendingBlock("events", Origin(0, 2), late_event(0, "ann"), 1)])
+    rows = warehouse.execute("SELECT events, visitors FROM rollup_minute FINAL WHERE kind = 'event_type'")
+    assert rows == [(3, 2)]
+
+
+def test_rows_are_counted_exactly_by_partition(warehouse: Warehouse) -> None:
+    """Copies that no merge has met yet count once; sessions merged into others do not count."""
+    log = random_log(3)
+    writer(warehouse).write(log)
+    warehouse.execute("TRUNCATE TABLE blocks")
+    writer(warehouse).write(log)
+    events: Counter[int] = Counter()
+    for pending in log:
+        if isinstance(pending.block, EventBlock):
+            events[pending.origin.partition] += len(pending.block.events)
+    counts = stored_rows(warehouse)
+    assert counts.events == events
+    assert sum(counts.bad.values()) == warehouse.execute("SELECT uniqExact(p, o, n) FROM bad")[0][0]
+    assert sum(counts.outcomes.values()) == warehouse.execute("SELECT uniqExact(decision_id) FROM outcomes")[0][0]
+    newest = warehouse.execute("SELECT argMax(is_deleted, o) FROM sessions GROUP BY visitor, start")
+    assert sum(counts.sessions.values()) == sum(deleted == 0 for (deleted,) in newest)
+
+
+def test_tables_are_made_where_they_are_missing_and_mended_where_they_differ(empty: Warehouse) -> None:
+    """`herald tables` shows, `herald tables --apply` mends; what is somebody else's stays."""
+    assert [difference.what for difference in tables.differences(empty, 400)] == ["missing table"] * len(TABLES)
+    tables.apply(empty, 400)
+    assert tables.differences(empty, 400) == []
+    empty.execute("ALTER TABLE events DROP COLUMN brand")
+    empty.execute("ALTER TABLE events ADD COLUMN my_score Float64")
+    empty.execute("ALTER TABLE sessions MODIFY COLUMN clicks Int32")
+    empty.execute("CREATE TABLE mine (a Int8) ENGINE = MergeTree ORDER BY a")
+    shown = [str(difference) for difference in tables.apply(empty, 90)]
+    assert "events: missing column brand LowCardinality(String)" in shown
+    assert "events: rows are kept 400 days, expected 90 days" in shown
+    (left,) = tables.differences(empty, 90)
+    assert str(left).startswith("sessions: column clicks is Int32, expected Int64")
+    empty.execute(left.statements[0])
+    assert tables.differences(empty, 90) == []
+    assert empty.execute("SELECT sum(my_score) FROM events") == [(0,)]
+    assert empty.execute("SELECT count() FROM mine") == [(0,)]
+
+
+def test_what_we_ask_of_a_cluster_is_valid_sql(empty: Warehouse) -> None:
+    """There is no cluster here; the engine at least parses every statement."""
+    for table in TABLES:
+        statements = [*ddl.create(table, 400, "main"), *ddl.add_column(table, table.columns[0], "main")]
+        statements += [ddl.modify_ttl(table, 90, "main"), ddl.modify_column(table, table.columns[0], "main")]
+        for statement in statements:
+            assert empty.execute("SELECT formatQuerySingleLine(%(sql)s)", {"sql": statement})
+
+
+def test_without_tables_the_writer_says_so_at_once(empty: Warehouse) -> None:
+    """A retry would not make them."""
+    with pytest.raises(WarehouseRefused, match="blocks"):
+        writer(empty).assigned("events", 0)
