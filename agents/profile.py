@@ -33,6 +33,8 @@ def count(applied: Applied) -> None:
     for (what, _), many in applied.counts.items():
         if what == "unknown_decision":
             metrics.UNKNOWN_DECISIONS.inc(many)
+        elif what == "bad_decision":
+            metrics.BAD_DECISIONS.inc(many)
 
 
 def run(settings: Settings) -> int:

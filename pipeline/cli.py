@@ -100,7 +100,7 @@ def demo(settings: Settings, exit_after: bool) -> int:
     \b
     Example: herald demo --exit
     """
-    from pipeline.demo import run
+    from pipeline.demo.service import run
 
     return run(settings, out, exit_after)
 
@@ -189,7 +189,7 @@ def replay(settings: Settings, file: Path, pace: float, limit: int, key: str) ->
     \b
     Example: herald replay access.log.gz --pace 60
     """
-    from pipeline.replay import run
+    from pipeline.replay.service import run
 
     return run(settings, out, file, pace, limit, key)
 

@@ -1,6 +1,8 @@
 """`herald status`: the books, the lag of every stage, and which parts answer."""
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from rich.table import Table
 from pipeline.core.books import PartitionBooks, balanced, total
 from pipeline.edge import kafka
 from pipeline.edge.clickhouse import Warehouse
+from pipeline.edge.clock import monotonic_s
 from pipeline.errors import Retryable
 from pipeline.parts import services
 from pipeline.settings import Settings
@@ -23,6 +26,7 @@ from schemas.topics import CLEAN_STATE, COLLECTED, EVENTS, MODELS, PROFILES, SES
 
 STATES = {"clean": CLEAN_STATE, "sessionise": SESSIONISE_STATE, "profile": PROFILES, "learn": MODELS}
 LOOK_BACK_RECORDS = 4
+TICKS_BEHIND_MAX = 8  # a quiet log grows by a tick a second; nobody is ever quite at its end
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def read(settings: Settings) -> Status:
         with Warehouse.from_url(settings.warehouse_url) as warehouse:
             ledger = _ledger(warehouse)
             stored = _stored(warehouse, ledger)
+        before = _ends(reader, settings, COLLECTED.name)
         states = {stage: _last_states(reader, settings, topic.name) for stage, topic in STATES.items()}
         ends = _ends(reader, settings, COLLECTED.name)
         totals = {p: _totals(record) for p, record in states["clean"].items()}
@@ -65,8 +70,8 @@ def read(settings: Settings) -> Status:
     for one in totals.values():
         for reason, count in one.refused_by_reason.items():
             reasons[reason] = reasons.get(reason, 0) + count
-    lag = {stage: [ends[p] - 1 - _version(found.get(p)) for p in ends] for stage, found in states.items()}
-    lag["aggregate"] = [ends[p] - 1 - ledger.get(p, -1) for p in ends]
+    lag = {stage: [max(0, before[p] - 1 - _version(found.get(p))) for p in ends] for stage, found in states.items()}
+    lag["aggregate"] = [max(0, before[p] - 1 - ledger.get(p, -1)) for p in ends]
     return Status(books, reasons, lag, {part.name: part.is_ready() for part in services(settings)})
 
 
@@ -155,6 +160,21 @@ def _unstored(reader: Any, settings: Settings, partition: int, ledger: int, vers
         if ledger < origin.offset <= version:
             rows[origin.offset] = codec.rows_of(record.headers)
     return sum(rows.values())
+
+
+def drained(settings: Settings, timeout_s: float, stopped: Callable[[], bool] = lambda: False) -> Status:
+    """Wait until nothing is in flight and every stage is but a few ticks behind the log's end; return the status then.
+
+    stopped: asked now and then; true gives up. Raises Retryable after timeout_s.
+    """
+    until = monotonic_s() + timeout_s
+    while monotonic_s() < until and not stopped():
+        status = read(settings)
+        in_flight = sum(row.in_flight for row in status.books)
+        if in_flight == 0 and max(sum(lag) for lag in status.lag.values()) <= TICKS_BEHIND_MAX * settings.partitions:
+            return status
+        time.sleep(0.5)
+    raise Retryable(f"events were still in flight after {timeout_s:.0f} s; see {settings.data_dir / 'logs'}")
 
 
 def show(status: Status, console: Console) -> None:

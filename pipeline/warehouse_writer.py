@@ -9,6 +9,7 @@ Order within a chunk: rows, then rollups, then the ledger `blocks`, then the cal
 in the ledger is wholly in all tables, and what a kill leaves half done is not in the ledger and is done again.
 """
 
+import logging
 import threading
 import time
 import zlib
@@ -27,6 +28,8 @@ from pipeline.errors import Gap, Retryable
 from pipeline.settings import Settings
 from schemas import topics
 from schemas.block import EventBlock, Origin, OutcomeBlock, RefusedBlock, SessionBlock
+
+log = logging.getLogger(__name__)
 
 DENSE = frozenset({topics.EVENTS.name, topics.OUTCOMES.name})
 """Topics with a record for every block of `collected`: an offset that is missing was lost. The others are sparse."""
@@ -76,6 +79,7 @@ class WarehouseWriter:
         """sleep: how to wait before a retry, s."""
         self._warehouse = warehouse
         self._sleep = sleep
+        self._accept_gap = settings.accept_gap
         self._applied: dict[Place, int] = {}
         self._rollup = Rollup(settings.rollup_buckets_max, self._reread)
         self._lock = threading.Lock()
@@ -103,7 +107,8 @@ class WarehouseWriter:
 
         A block that has been applied is skipped; the same chunk again changes nothing.
         Raises Retryable after bounded retries (nothing to undo: write it again, here or in another process), Gap where
-        a block is missing before one of these, clickhouse.Refused where a row can never be stored: a bug.
+        a block is missing before one of these (unless `accept_gap` is set), clickhouse.Refused where a row can never be
+        stored: a bug.
         """
         with self._lock:
             fresh = self._fresh(chunk)
@@ -119,16 +124,6 @@ class WarehouseWriter:
                 self._applied[place] = blocks[-1].origin.offset
             _observe(fresh, len(chunk))
 
-    def begin_at(self, topic: str, partition: int, offset: int) -> None:
-        """Accept that blocks below offset will never come (the log no longer has them): the next one is `offset`.
-
-        Only for a person who has looked: what is below is lost to the warehouse.
-        """
-        with self._lock:
-            row = LedgerRow(topic, Origin(partition, offset - 1), 0, 0, now_ms())
-            self._insert(rows.ledger_columns([row], now_ms()), f"begin:{topic}:{partition}:{offset}")
-            self._applied.pop((topic, partition), None)
-
     def _fresh(self, chunk: Sequence[PendingBlock]) -> dict[Place, list[PendingBlock]]:
         """Return the blocks not applied yet, by topic and partition; raise Gap where one is missing."""
         fresh: defaultdict[Place, list[PendingBlock]] = defaultdict(list)
@@ -137,16 +132,24 @@ class WarehouseWriter:
             last = fresh[place][-1].origin.offset if place in fresh else self._last(place)
             if pending.origin.offset <= last:
                 continue
-            if pending.topic in DENSE and pending.origin.offset != last + 1:
-                raise Gap(
-                    f"topic {pending.topic}, partition {pending.origin.partition}: block {pending.origin.offset} after "
-                    f"{last}, expected {last + 1}; where the log no longer has it, `begin_at` accepts the loss"
-                )
+            if pending.topic in DENSE:
+                self._no_gap(pending, last)
             fresh[place].append(pending)
         return dict(fresh)
 
+    def _no_gap(self, pending: PendingBlock, last: int) -> None:
+        if pending.origin.offset == last + 1:
+            return
+        found = f"{pending.topic}[{pending.origin.partition}]: block {pending.origin.offset} after {last}"
+        if not self._accept_gap:
+            raise Gap(
+                f"{found} in the warehouse, expected {last + 1}: blocks were lost to retention, or the warehouse is "
+                "new; HERALD_ACCEPT_GAP=true goes on without them"
+            )
+        log.error("%s in the warehouse, expected %d; going on (HERALD_ACCEPT_GAP)", found, last + 1)
+
     def _last(self, place: Place) -> int:
-        """Return the last applied offset. The ledger has no holes: its rows are written in order, after all others."""
+        """Return the last applied offset: the ledger's greatest, as its rows are written in order and last of all."""
         if place not in self._applied:
             sql = "SELECT count(), max(o) FROM blocks WHERE topic = %(topic)s AND p = %(p)s"
             found = self._ask(sql, {"topic": place[0], "p": place[1]})

@@ -109,6 +109,7 @@ SESSIONS = Table(
     (
         text("visitor", "visitor id"),
         time_ms("start", "first event"),
+        text("stray_id", "event id of a session that began too late to know its like; else empty"),
         time_ms("end", "last event so far"),
         label("site", "site of the first event"),
         text("landing", "path of the first page"),
@@ -132,7 +133,7 @@ SESSIONS = Table(
         O,
         flag("is_deleted", "1 where it was merged into an earlier session"),
     ),
-    order_by=("visitor", "start"),
+    order_by=("visitor", "start", "stray_id"),  # a session's name, as schemas.session has it
     partition_by="toYYYYMM(start)",
     expires_by="start",
     version="o",

@@ -5,7 +5,6 @@ An RSGI application (Granian). 200 is said only once the broker has every block 
 
 import logging
 import secrets
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +31,7 @@ from pipeline.collector.request import Intake, Refusal, Request, Rules
 from pipeline.core.mask import mask, truncate_ip
 from pipeline.edge.clock import now_ms
 from pipeline.edge.metrics import RECEIVED, REGISTRY, REJECTED, REQUESTS
+from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 from schemas.block import partition_of
 
@@ -91,7 +91,10 @@ class Collector:
         self.is_stopping = False
         self.open_requests = 0
         self._origins = Origins(settings.allowed_origins)
-        self._proxies = read_networks(settings.trusted_proxies)
+        try:
+            self._proxies = read_networks(settings.trusted_proxies)
+        except ValueError as error:
+            raise SettingsError(f"HERALD_TRUSTED_PROXIES: {error}; expected addresses or CIDR ranges") from None
         self._reader = BodyReader(settings.body_bytes_max, writer.has_room)
         self._rules = Rules(
             WriteKeys(settings.write_keys), mask_key, settings.batch_events_max, settings.event_bytes_max, new_id
@@ -286,7 +289,7 @@ def new_id() -> str:
 def _report(intake: Intake) -> bytes:
     """The answer to a stored request: how many, which not and why, how many ids came twice in it."""
     rejected: list[dict[str, Any]] = [
-        {"i": place, "id": "", "reason": reason} for place, reason in intake.unknown.items()
+        {"i": place, "id": event_id, "reason": "unknown_key"} for place, event_id in intake.unknown.items()
     ]
     accepted = 0
     ids: list[str] = []
@@ -302,8 +305,7 @@ def _report(intake: Intake) -> bytes:
             if item.event_id:
                 ids.append(item.event_id)
     rejected.sort(key=lambda one: one["i"])
-    for reason, count in Counter(intake.unknown.values()).items():
-        REJECTED.labels(reason).inc(count)
+    REJECTED.labels("unknown_key").inc(len(intake.unknown))
     return _encode({"accepted": accepted, "rejected": rejected, "duplicate": len(ids) - len(set(ids))})
 
 

@@ -5,6 +5,7 @@ comes from elsewhere.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
@@ -18,6 +19,8 @@ from pipeline.settings import Settings
 from schemas.block import CollectedBlock, Headers, encode, headers
 from schemas.event import Context
 from schemas.topics import COLLECTED
+
+log = logging.getLogger(__name__)
 
 BEAT_S = 0.1
 
@@ -193,6 +196,10 @@ class BlockWriter:
         now = self._now_ms()
         overdue = self._gather.give_up(now - self._settings.ack_timeout_ms)
         if overdue:
+            log.warning(
+                "%d events given up: the broker did not confirm them within %d ms; their senders were told to resend",
+                sum(len(ticket.events) for ticket in overdue), self._settings.ack_timeout_ms,
+            )  # fmt: skip
             self._fail(overdue)
             self._sink.reset()
         if self._sink.is_ready:

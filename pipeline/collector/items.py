@@ -32,22 +32,23 @@ def refuse(context: Context, reason: DropReason, raw: bytes, event_id: str = "")
     Without consent they lose their ids first, and are not kept at all where they cannot be read.
     """
     if context.no_consent:
-        try:
-            raw = without_identity(raw)
-        except (msgspec.DecodeError, RecursionError):
-            raw = b""
+        raw = without_identity(raw) or b""
     return Item(context, event_id, "", raw[:REFUSED_BYTES_MAX], reason.value)
 
 
-def without_identity(raw: bytes, own_keys: frozenset[str] = frozenset()) -> bytes:
+def without_identity(raw: bytes, own_keys: frozenset[str] = frozenset()) -> bytes | None:
     """Return an event's JSON without ids, traits and addresses at any depth, also in JSON inside of text.
 
-    own_keys: names that mean identity at the top level of this protocol. Raises msgspec.DecodeError for no JSON.
+    own_keys: names that mean identity at the top level of this protocol. None where the JSON cannot be read: it is
+    damaged, nests too deep, or holds a number that no double can.
     """
-    message = _decode(raw)
-    if isinstance(message, dict):
-        message = {key: value for key, value in message.items() if key not in own_keys}
-    return _encode(_purge(message))
+    try:
+        message = _decode(raw)
+        if isinstance(message, dict):
+            message = {key: value for key, value in message.items() if key not in own_keys}
+        return _encode(_purge(message))
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _purge(value: Any) -> Any:
@@ -57,9 +58,10 @@ def _purge(value: Any) -> Any:
         return [_purge(inner) for inner in value]
     if isinstance(value, str) and value[:1] in ("{", "["):
         try:
-            return _encode(_purge(_decode(value))).decode()
+            inner = _decode(value)
         except msgspec.DecodeError:
             return value
+        return _encode(_purge(inner)).decode()
     return value
 
 

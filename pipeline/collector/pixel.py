@@ -51,7 +51,8 @@ def read(request: Request, rules: Rules) -> Intake:
     if refused is None and len(raw) > rules.event_bytes_max:
         refused = DropReason.TOO_LARGE
     if no_consent:
-        raw = without_identity(raw, PIXEL_IDENTITY)
+        left = without_identity(raw, PIXEL_IDENTITY)
+        raw, refused = left or b"", refused if left is not None else DropReason.BAD_PAYLOAD
     if refused is not None:
         return Intake([refuse(context, refused, raw, event_id)])
     if no_consent:

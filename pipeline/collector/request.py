@@ -64,9 +64,9 @@ class Request:
 
 @dataclass(slots=True)
 class Intake:
-    """What a protocol made of a request. unknown: places of items with no known key (nothing of them is stored).
+    """What a protocol made of a request. new_visitor: an id to set as cookie, else "".
 
-    new_visitor: an id to set as cookie, else "".
+    unknown: place -> event id of the items with no known key; nothing of them is stored.
     """
 
     items: list[Item]

@@ -168,10 +168,12 @@ def _read_item(raw: bytes, cookie: str, event_bytes_max: int, context: Context, 
         ids = _ids.decode(raw)
     except (msgspec.DecodeError, RecursionError):
         return refuse(context, DropReason.BAD_TYPE, raw)
-    visitor = usable_id(ids.anonymousId) or usable_id(ids.userId) or cookie
+    visitor, event_id = usable_id(ids.anonymousId) or usable_id(ids.userId) or cookie, usable_id(ids.messageId)
     if context.no_consent or (b'"consent"' in raw and _refuses_consent(raw)):
-        context, visitor, raw = anonymous, "", without_identity(raw)
-    event_id = usable_id(ids.messageId)
+        left = without_identity(raw)
+        if left is None:
+            return refuse(anonymous, DropReason.BAD_TYPE, raw, event_id)
+        context, visitor, raw = anonymous, "", left
     if len(raw) > event_bytes_max:
         return refuse(context, DropReason.TOO_LARGE, raw, event_id)
     return Item(context, event_id, visitor, raw)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-import secrets
+import resource
 import signal
 import socket
 from typing import Any
@@ -15,7 +15,7 @@ from granian.server.embed import Server
 
 from pipeline.collector.app import Collector
 from pipeline.collector.buffer import BlockWriter
-from pipeline.errors import SettingsError
+from pipeline.edge.secret import key_of
 from pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -23,29 +23,8 @@ log = logging.getLogger(__name__)
 HEADER_BYTES_MAX = 16_384  # more is 431; Granian also refuses more than 100 headers
 HEADER_TIMEOUT_MS = 10_000
 BACKLOG = 1_024
-REQUESTS_MAX = 4_096  # at once; more connections wait in the backlog
+CONNECTIONS_MAX = 8_192  # at once; more wait in the backlog
 DRAIN_S = 15.0
-
-
-def mask_key(settings: Settings) -> bytes:
-    """Return the key of e-mail pseudonyms: the setting, or one made once in data_dir (all collectors need the same)."""
-    given = settings.mask_secret.get_secret_value()
-    if given:
-        return given.encode()
-    path = settings.data_dir / "secrets" / "mask.key"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        found = path.read_bytes().strip()
-        if len(found) < 32:
-            text = f"{path}: {len(found)} bytes, expected 64 hex digits; remove it to have it made anew"
-            raise SettingsError(text) from None
-        return found
-    with os.fdopen(handle, "wb") as file:
-        made = secrets.token_hex(32).encode()
-        file.write(made)
-    return made
 
 
 def _server(app: Any, settings: Settings) -> Any:
@@ -57,7 +36,7 @@ def _server(app: Any, settings: Settings) -> Any:
         http=HTTPModes.http1,
         websockets=False,
         backlog=BACKLOG,
-        backpressure=REQUESTS_MAX,
+        backpressure=CONNECTIONS_MAX,
         log_enabled=False,
         http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=HEADER_BYTES_MAX),
     )
@@ -67,7 +46,7 @@ async def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Returns 0, or 1 where the server ended by itself."""
     loop = asyncio.get_running_loop()
     writer = BlockWriter(settings, loop, f"collector-{socket.gethostname()}-{os.getpid()}")
-    app = Collector(settings, writer, mask_key(settings))
+    app = Collector(settings, writer, key_of(settings.mask_secret, settings.data_dir, "mask.key"))
     server = _server(app, settings)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -87,6 +66,16 @@ async def serve(settings: Settings) -> int:
     return 0 if stopping.is_set() else 1
 
 
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files: the usual 1,024 are fewer than the connections we take."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS_MAX + 1_024
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def run(settings: Settings) -> int:
-    """Run the collector in this process; returns its exit code."""
+    """Run the collector in this process; returns its exit code. Raises SettingsError for what it cannot work with."""
+    _allow_open_files()
     return uvloop.run(serve(settings))

@@ -17,6 +17,7 @@ from schemas.topics import COLLECTED
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.5
+CONNECTING = {"bootstrap_timeout_ms": 2_000, "max_block_ms": 2_000, "allow_auto_create_topics": False}
 
 
 class KafkaSink:
@@ -36,8 +37,9 @@ class KafkaSink:
         self._thread = threading.Thread(target=self._keep_connected, name="kafka-connect", daemon=True)
 
     def start(self) -> None:
-        """Begin to connect; returns at once."""
-        self._thread.start()
+        """Begin to connect; returns at once. Nothing happens if it has begun."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     @property
     def is_ready(self) -> bool:
@@ -67,7 +69,7 @@ class KafkaSink:
         self._wanted.set()
 
     def close(self) -> None:
-        """Stop connecting and close the producer; what is under way is lost."""
+        """Stop connecting and close the producer; what is under way is lost. Nothing happens if it is closed."""
         self._stopping.set()
         self.reset()
         if self._thread.is_alive():
@@ -89,7 +91,7 @@ class KafkaSink:
     def _connect(self) -> Any:
         producer = None
         try:
-            producer = kafka.producer(self._settings, bootstrap_timeout_ms=2_000, max_block_ms=2_000)
+            producer = kafka.producer(self._settings, **CONNECTING)
             found = producer.partitions_for(self._topic)
             if found is not None and len(found) == self._settings.partitions:
                 producer.config["max_block_ms"] = 1  # from now on metadata is known: a send must never wait

@@ -18,6 +18,8 @@ from pipeline.core.policy import Policy
 from schemas.outcome import Choice, DecisionLog
 
 ID_CHARS: Final = 32
+MADE_ELSEWHERE: Final = "made_elsewhere"
+"""In place of the policy's name in the log of another system's decision."""
 _HEX: Final = frozenset("0123456789abcdef")
 _TWO_64: Final = float(2**64)
 
@@ -126,6 +128,34 @@ def decide(ask: Ask, known: Known, decision_id: str, seed: str) -> DecisionLog:
         dict(ask.context),
         {action.action_id: action.features for action in candidates if action.features},
         list(known.degraded),
+    )
+
+
+def made_elsewhere(ask: Ask, action_id: str, probability: float, decision_id: str) -> DecisionLog:
+    """Return the log of a decision that another system made: its choice as it was, learnt from like our own.
+
+    probability: with which that system chose it. Returns no choices where the action is not among the eligible ones.
+    What the others' probabilities were is not known: each is given an equal share of the rest.
+    """
+    candidates, excluded = _eligible(ask.actions)
+    ids = [action.action_id for action in candidates]
+    rest = (1 - probability) / max(1, len(ids) - 1)
+    choices = [
+        Choice(action.action_id, 0, probability, action.campaign_id, action.creative_id)
+        for action in candidates
+        if action.action_id == action_id
+    ]
+    return DecisionLog(
+        decision_id,
+        ask.placement_id,
+        MADE_ELSEWHERE,
+        "",
+        "",
+        choices,
+        ids,
+        [probability if name == action_id else rest for name in ids],
+        excluded,
+        dict(ask.context),
     )
 
 

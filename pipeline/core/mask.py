@@ -44,7 +44,7 @@ def mask(raw: bytes, key: bytes) -> bytes:
     # single bytes first: they are found many times faster than words
     if not (b"=" in raw or b"@" in raw or b"%" in raw or (b"\\" in raw and b"\\u00" in raw)):
         return raw if b"J" not in raw or b"eyJ" not in raw else _JWT.sub(b"jwt", raw)
-    masked = _mask_secrets(raw) if _may_hold_secret(raw) else raw
+    masked = _mask_secrets(raw)
     if b"J" in masked and b"eyJ" in masked:
         masked = _JWT.sub(b"jwt", masked)
     if b"=" in masked or b"%" in masked or b"\\u" in masked:
@@ -59,7 +59,7 @@ def mask(raw: bytes, key: bytes) -> bytes:
 _KEY_BYTES: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
 _KEY_BYTES_MAX: Final = 64
 # (?<!\\\\): only the first backslash of a run begins a match, else a long run costs its square
-_EQUALS = re.compile(rb"=|%(?:25)?3[dD]|\\(?<!\\\\)\\*+u003[dD]")
+_ESCAPED_EQUALS = re.compile(rb"\\(?<!\\\\)\\*+u003[dD]")
 _ESCAPE_BEFORE_KEY = re.compile(rb"%(?:25)*[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\[a-z]")
 _ESCAPED_END: Final = rb"(?!00(?:2[0236]|3[cCeE]|[01]))"  # blank " # & < > and control characters end a value
 
@@ -84,29 +84,43 @@ _OWN_SECRETS: Final = _names(without=TRACKER_FIELDS)
 _LAST_LETTERS: Final = frozenset(name[-3:].encode() for name in SECRET_KEYS)
 
 
-def _may_hold_secret(raw: bytes) -> bool:
-    """A quick test, for most bodies hold none: does any word before a "=" end like a secret's name?"""
-    lower = raw.lower()
-    if b"u003d" in lower:
-        return True
-    signs = (b"=", b"%3d", b"%253d") if b"%" in lower else (b"=",)
-    return not all(_LAST_LETTERS.isdisjoint([part[-3:] for part in lower.split(sign)]) for sign in signs)
-
-
 def _mask_secrets(raw: bytes) -> bytes:
+    found = _find_keys(raw)
+    if not found:
+        return raw
     is_query = raw.lstrip()[:1] not in {b"{", b"[", b'"'}
     pieces: list[bytes] = []
     done = 0
-    for equals in _EQUALS.finditer(raw):
-        at = equals.start()
-        if at < done or raw[max(0, at - 3) : at].lower() not in _LAST_LETTERS or not _is_secret(raw, at, is_query):
+    for at, value_at, sign in found:
+        if at < done or not _is_secret(raw, at, is_query):
             continue
-        sign = equals[0].lower()
-        value = _VALUE[sign if sign[:1] == b"%" else b"="].match(raw, equals.end())
+        value = _VALUE[sign].match(raw, value_at)
         if value is not None:
-            pieces += (raw[done : equals.end()], b"x")
+            pieces += (raw[done:value_at], b"x")
             done = value.end()
     return b"".join((*pieces, raw[done:])) if pieces else raw
+
+
+def _find_keys(raw: bytes) -> list[tuple[int, int, bytes]]:
+    """Where a word that ends like a secret's name meets a "=": (its end, the value's start, the sign), in order.
+
+    By splitting at the sign, which is several times faster than a regex with a match for each pair of a query.
+    """
+    lower = raw.lower()
+    found: list[tuple[int, int, bytes]] = []
+    for sign in (b"=", b"%3d", b"%253d") if b"%" in lower else (b"=",):
+        words = lower.split(sign)
+        if _LAST_LETTERS.isdisjoint([word[-3:] for word in words]):
+            continue
+        at = 0
+        for word in words[:-1]:
+            at += len(word)
+            if word[-3:] in _LAST_LETTERS:
+                found.append((at, at + len(sign), sign))
+            at += len(sign)
+    if b"u003d" in lower:
+        found += [(match.start(), match.end(), b"=") for match in _ESCAPED_EQUALS.finditer(raw)]
+    return sorted(found)
 
 
 def _is_secret(raw: bytes, at: int, is_query: bool) -> bool:
@@ -114,7 +128,7 @@ def _is_secret(raw: bytes, at: int, is_query: bool) -> bool:
     window = raw[max(0, at - _KEY_BYTES_MAX) : at]
     start = len(window.rstrip(_KEY_BYTES))
     before = window[start - 1 : start]
-    if before in {b"%", b"\\"}:  # the word begins inside %3F or \u0026
+    if before in {b"%", b"\\"}:  # the word begins inside an escape, %3F or \u0026
         escape = _ESCAPE_BEFORE_KEY.match(window, start - 1)
         start = escape.end() if escape else start
     is_own_field = is_query and before in {b"", b"&"} and raw[at : at + 1] == b"="
@@ -132,8 +146,8 @@ _JWT = re.compile(
     rb"[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{4,}+(?:\.[A-Za-z0-9_-]*+){1,3}"
 )
 _CARD = re.compile(
-    rb"[2-6](?:(?<![0-9A-Za-z%.].)|(?<=%[0-9A-Fa-f]{2}.))"  # the digit first: a regex that opens with a set is fast
-    rb"(?:(?:[+-]|%20)?[0-9]){12,18}+"
+    rb"[2-6][0-9]{3}(?:(?<![0-9A-Za-z%.]....)|(?<=%[0-9A-Fa-f]{2}....))"  # digits first: then few places are tried
+    rb"(?:(?:[+-]|%20)?[0-9]){9,15}+"
     rb"(?![0-9A-Za-z_@]|[.-][0-9A-Za-z]|%(?:25)*40|\\u0040)"
 )
 _VALUE_START = re.compile(rb"=|%(?:25)*3[dD]|\\u003[dD]")

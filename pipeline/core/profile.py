@@ -184,8 +184,19 @@ def add_interest(
 
 
 def _weakest(interests: dict[str, Interest], half_life_ms: int) -> str:
-    """The category that weighs least at any common time: all halve together, so the order never changes."""
-    return min((log2(found.weight) + found.updated_ms / half_life_ms, name) for name, found in interests.items())[1]
+    return min((_strength(found, half_life_ms), name) for name, found in interests.items())[1]
+
+
+def strongest_interest(profile: Profile, half_life_ms: int) -> str:
+    """Return the category that weighs most, whatever the time (ties: the last by name); "" where there is none."""
+    return max(((_strength(found, half_life_ms), name) for name, found in profile.interests.items()), default=(0, ""))[
+        1
+    ]
+
+
+def _strength(interest: Interest, half_life_ms: int) -> float:
+    """What orders interests of different times as their weights at any common time do: all halve together."""
+    return log2(interest.weight) + interest.updated_ms / half_life_ms
 
 
 def decay(age_ms: int, half_life_ms: int) -> float:

@@ -5,15 +5,13 @@ News of a decision may come without the visitor (a signed link does not carry it
 visitor's hash inside the decision id.
 """
 
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from typing import ClassVar, Final, cast
 
 import msgspec
 from msgspec import Struct
 
+from pipeline.core.deadlines import ANONYMOUS, Deadlines
 from pipeline.core.outcome import (
     CONVERSIONS,
     RESPONSES,
@@ -35,13 +33,9 @@ from schemas.outcome import OpenDecision, Response
 from schemas.profile import Profile, ProfileFixed, VisitorState
 from schemas.topics import EVENTS, OUTCOMES, PROFILES, Topic
 
-ANONYMOUS: Final = "~"
-"""Begins the key of a decision without a visitor."""
-
 _BOT: Final = int(EventFlag.BOT)
 _CLAMPED: Final = int(EventFlag.TIME_CLAMPED)
 _DECISION: Final = EventType.DECISION
-_ROUTE: Final = slice(12, 20)  # of a decision id: 12 hex digits of time, 8 of route, 12 of randomness (core/decide.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,22 +179,29 @@ class Profiles:
 
     def _respond(self, event: Event) -> None:
         """Join a response that names its decision; keep it where the decision has not come yet."""
-        response = read_response(event)
-        if event.flags & _BOT and not event.visitor:
-            return  # a mail scanner that follows a link says nothing of the visitor whose decision it was
+        response, visitor, is_bot = read_response(event), event.visitor, self._is_bot(event)
         lone_key = ANONYMOUS + response.decision_id
-        keys = (event.visitor, lone_key) if event.visitor else (lone_key, *self._deadlines.routed(response.decision_id))
+        keys = (visitor, lone_key) if visitor else (lone_key, *self._deadlines.routed(response.decision_id))
         for key in keys:
+            if is_bot and key != visitor:
+                return  # a mail scanner that follows a link says nothing of the visitor whose decision it was
             state = self._visitors.get(key)
             if state is None or not state.decisions:
                 continue
             state = self._state(key)
             named = [found for found in state.decisions if found.decision_id == response.decision_id]
             if named:
+                state.profile.is_bot |= is_bot
                 self._join(key, state, named, response)
                 self._touch(key, state)
                 return
-        self._keep_early(event.visitor or lone_key, response)
+        if not is_bot:
+            self._keep_early(visitor or lone_key, response)
+
+    def _is_bot(self, event: Event) -> bool:
+        """Whether a bot did this, or a visitor known as one."""
+        state = self._visitors.get(event.visitor) if event.visitor else None
+        return bool(event.flags & _BOT) or (state is not None and state.profile.is_bot)
 
     def _join(self, key: str, state: VisitorState, named: list[OpenDecision], response: Response) -> None:
         decision = choose(named, response)
@@ -267,91 +268,6 @@ class Profiles:
         self._deadlines.set(key, state.decisions, state.early)
         if not state.decisions and not state.early and not state.profile.events and not state.profile.is_bot:
             self._visitors.delete(key)  # it says nothing any more
-
-
-class _Waiting(Struct, array_like=True):
-    """A VisitorState read for its deadlines only: the profile stays packed."""
-
-    profile: msgspec.Raw
-    decisions: list[OpenDecision] = []
-    early: list[Response] = []
-
-
-class Deadlines:
-    """When each entry next has something to drop, and which visitors have decisions open: rebuilt from the entries.
-
-    What it gives out depends on the entries alone, not on the way they came about: a restored partition goes on as if
-    it had never stopped.
-    """
-
-    def __init__(self, rules: OutcomeRules, packed: dict[str, bytes]) -> None:
-        """packed: VisitorState by key."""
-        self._rules = rules
-        self._due: dict[str, int] = {}
-        self._heap: list[tuple[int, str]] = []  # also holds deadlines that have moved since: told by _due
-        self._routes: dict[int, tuple[str, ...]] = {}
-        decode = msgspec.msgpack.Decoder(_Waiting).decode
-        for key, raw in packed.items():
-            waiting = decode(raw)
-            if waiting.decisions or waiting.early:
-                self.set(key, waiting.decisions, waiting.early)
-
-    def set(self, key: str, decisions: list[OpenDecision], early: list[Response]) -> None:
-        """Say what an entry now waits for."""
-        rules = self._rules
-        due = min(
-            min((expires_ms(found, rules) for found in decisions), default=_NEVER_DUE),
-            min((found.event_time_ms + rules.early_window_ms for found in early), default=_NEVER_DUE),
-        )
-        if due == _NEVER_DUE:
-            self._due.pop(key, None)
-        elif due != self._due.get(key):
-            self._due[key] = due
-            heappush(self._heap, (due, key))
-        if decisions:
-            self.keep_route(key)
-        else:
-            self._forget_route(key)
-
-    def due(self, now_ms: int) -> Iterator[str]:
-        """Give the keys whose deadline has passed, earliest first, at most expired_entries_max; `set` each anew."""
-        for _ in range(self._rules.expired_entries_max):
-            while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
-                heappop(self._heap)
-            if not self._heap or self._heap[0][0] >= now_ms:
-                return
-            yield heappop(self._heap)[1]
-
-    def routed(self, decision_id: str) -> tuple[str, ...]:
-        """Return the visitors with decisions open for whom this one may have been made: nearly always one at most."""
-        try:
-            return self._routes.get(int(decision_id[_ROUTE], 16), ())
-        except ValueError:  # no id of ours: expected bad data
-            return ()
-
-    def keep_route(self, key: str) -> None:
-        """Say that a visitor has a decision open."""
-        if not key.startswith(ANONYMOUS):
-            route = _route_of_visitor(key)
-            known = self._routes.get(route, ())
-            if key not in known:
-                self._routes[route] = (*known, key)
-
-    def _forget_route(self, key: str) -> None:
-        if not key.startswith(ANONYMOUS):
-            route = _route_of_visitor(key)
-            left = tuple(found for found in self._routes.get(route, ()) if found != key)
-            if left:
-                self._routes[route] = left
-            else:
-                self._routes.pop(route, None)
-
-
-_NEVER_DUE: Final = 2**63
-
-
-def _route_of_visitor(visitor: str) -> int:
-    return zlib.crc32(visitor.encode("utf-8", "surrogatepass"))
 
 
 def _visitor_of(key: str) -> str:

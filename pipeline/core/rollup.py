@@ -16,7 +16,7 @@ from schemas.event import Event, EventFlag, EventType
 from schemas.tables import ROLLUP_MINUTE
 
 MINUTE_MS = 60_000
-MINUTES_READ_MAX = 256
+MINUTES_READ_MAX = 32
 """Minutes of one re-read: a chunk of old events may touch thousands, and their cells are in memory together."""
 
 

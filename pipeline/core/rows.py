@@ -119,15 +119,15 @@ def refused_columns(blocks: Iterable[tuple[Origin, RefusedBlock]]) -> Columns:
 
 
 def session_columns(blocks: Iterable[tuple[Origin, SessionBlock]]) -> Columns:
-    """Return the rows of `sessions`: each change in full; a merged session's row says that it is no more.
+    """Return the rows of `sessions`: each change in full; a name that is void has a row that says so.
 
     A session that one block changed twice has its last state only: both rows would have the same version.
     """
-    newest: dict[tuple[Origin, str, int], SessionRow] = {}
+    newest: dict[tuple[Origin, str, int, str], SessionRow] = {}
     for origin, block in blocks:
         for row in block.sessions:
-            newest[origin, row.visitor, row.session.start_ms] = row
-    return _turned(SESSIONS, [_session(origin, row) for (origin, _, _), row in newest.items()])
+            newest[origin, row.visitor, row.session.start_ms, row.session.stray_id] = row
+    return _turned(SESSIONS, [_session(name[0], row) for name, row in newest.items()])
 
 
 def _session(origin: Origin, row: SessionRow) -> tuple[object, ...]:
@@ -135,6 +135,7 @@ def _session(origin: Origin, row: SessionRow) -> tuple[object, ...]:
     return (
         row.visitor,
         session.start_ms,
+        session.stray_id,
         session.end_ms,
         session.site,
         session.landing[2],

@@ -33,6 +33,13 @@ class ActionIn(_In):
     features: Features = {}
 
 
+class Made(_In):
+    """A decision that somebody else has made already: logged and learnt from as it was, not decided again."""
+
+    action_id: Name
+    probability: Annotated[float, Field(gt=0, le=1, description="with which it was chosen")]
+
+
 class DecisionRequest(_In):
     """What to choose from, where and for whom."""
 
@@ -43,6 +50,7 @@ class DecisionRequest(_In):
     count: Annotated[int, Field(ge=1, le=HOW_MANY_MAX, description="how many different actions")] = 1
     context: Features = {}
     site: Annotated[str, Field(max_length=128, description="one of the sites of the write keys")] = ""
+    made: Annotated[Made | None, Field(description="made elsewhere: log it as it was, for learning")] = None
 
 
 class Chosen(BaseModel):

@@ -6,7 +6,7 @@ from typing import Final
 from urllib.parse import quote
 
 from pipeline.collector.identity import usable_id
-from pipeline.core.decide import Action, Ask, Known, decide, make_id
+from pipeline.core.decide import Action, Ask, Known, decide, made_elsewhere, make_id
 from pipeline.core.link import Link, LinkKind, seal
 from pipeline.delivery.api import Chosen, DecisionAnswer, DecisionRequest, ProfileRead
 from pipeline.delivery.log import Pen, Sender
@@ -54,6 +54,9 @@ class Desk:
         if request.site and request.site not in self._sites:
             expected = f"expected one of {', '.join(sorted(self._sites))}"
             raise Problem(400, "invalid", f"site: {expected}", [("site", expected)])
+        if request.made is not None and request.made.action_id not in {action.id for action in request.actions}:
+            expected = f"found {request.made.action_id!r}, expected the id of one of the actions"
+            raise Problem(400, "invalid", f"made.action_id: {expected}", [("made.action_id", expected)])
         no_consent = no_consent or not request.consent
         visitor = "" if no_consent else usable_id(request.visitor)
         return Asked(request, visitor, Sender(request.site or self._sites[0], no_consent=no_consent))
@@ -68,7 +71,11 @@ class Desk:
         policy = self._memory.policy(request.placement)
         known = Known(policy.policy, policy.model_version, self._memory.degraded(visitor, time_ms))
         decision_id = make_id(time_ms, visitor, secrets.randbits(48))
-        log = decide(self._ask(request, visitor, found), known, decision_id, self._seed)
+        ask = self._ask(request, visitor, found)
+        if request.made is not None:
+            log = made_elsewhere(ask, request.made.action_id, request.made.probability, decision_id)
+        else:
+            log = decide(ask, known, decision_id, self._seed)
         if not self._pen.decision(log, visitor, asked.sender, time_ms):
             log.degraded.append(UNLOGGED)
         is_known = str(self._memory.is_known(request.placement)).lower()

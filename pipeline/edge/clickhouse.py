@@ -3,6 +3,7 @@
 The address decides whether a ClickHouse server or the embedded warehouse answers; the code is the same for both.
 """
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -21,6 +22,8 @@ RETRYABLE_CODES = frozenset({159, 164, 202, 203, 209, 210, 216, 241, 242, 243, 2
 no Keeper; also 216 (an earlier copy of the same query id still runs) and 394 (the query was killed)."""
 
 _TOO_MANY_PARTITIONS = "Too many partitions"
+_SCARCE = re.compile(r"errno: (?:12|24|28|122)\b")
+"""No memory, no file handles, no space, no quota, under whatever code the server met it."""
 
 
 class Unavailable(Retryable):
@@ -52,7 +55,10 @@ def is_retryable(error: BaseException) -> bool:
     Code 252 is retried only when it means too many parts; too many partitions in one insert stays wrong for ever.
     """
     if isinstance(error, driver_errors.ServerException):
-        return error.code in RETRYABLE_CODES and not (error.code == 252 and _TOO_MANY_PARTITIONS in str(error.message))
+        text = str(error.message)
+        if error.code == 252 and _TOO_MANY_PARTITIONS in text:
+            return False
+        return error.code in RETRYABLE_CODES or _SCARCE.search(text) is not None
     transport = (driver_errors.NetworkError, driver_errors.SocketTimeoutError, OSError, EOFError, Retryable)
     broken = (driver_errors.UnexpectedPacketFromServerError, driver_errors.ChecksumDoesntMatchError)
     return isinstance(error, (*transport, *broken))

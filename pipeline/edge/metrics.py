@@ -1,13 +1,25 @@
 """Every metric: one entry here makes the metric, its documentation and its place on the dashboard.
 
-Labels are few and closed; nothing that a user sends becomes a label.
+Labels are few and closed; nothing that a user sends becomes a label. Beside our own, every process tells of itself:
+memory, CPU, open files, when it started (see PROCESS_METRICS).
 """
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    start_http_server,
+)
 
 LATENCY_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 DECISION_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1)
@@ -26,6 +38,18 @@ class Metric:
 
 
 REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+PROCESS_METRICS = (
+    Metric("counter", "process_cpu_seconds_total", "CPU time of the process, user and system"),
+    Metric("gauge", "process_resident_memory_bytes", "memory of the process that is in RAM"),
+    Metric("gauge", "process_start_time_seconds", "unix time of the process's start: a change is a restart"),
+    Metric("gauge", "process_open_fds", "open file descriptors"),
+    Metric("gauge", "process_max_fds", "how many may be open"),
+)
+"""Those of prometheus_client's own metrics that the dashboard or an alert uses. Linux only."""
 
 
 def _counter(name: str, meaning: str, *labels: str) -> Counter:
@@ -46,7 +70,7 @@ def _histogram(name: str, meaning: str, *labels: str, buckets: Sequence[float] =
 METRICS: list[Metric] = []
 
 # Collector
-REQUESTS = _counter("herald_requests_total", "HTTP requests by endpoint and status", "endpoint", "status")
+REQUESTS = _counter("herald_requests_total", "HTTP requests answered, by endpoint and status", "endpoint", "status")
 RECEIVED = _counter("herald_received_total", "events accepted into the log, after the broker's word", "protocol")
 REJECTED = _counter("herald_rejected_total", "events or requests refused at the door, by reason", "reason")
 IN_FLIGHT_BYTES = _gauge("herald_in_flight_bytes", "bytes accepted from clients and not yet acknowledged by the broker")
@@ -66,8 +90,18 @@ LATE = _counter(
     "herald_late_total", "events behind their visitor's closed session: merged, or in a session of their own"
 )
 UNKNOWN_DECISIONS = _counter("herald_unknown_decisions_total", "rewards for a decision unknown, expired or paid before")
-LAG_BLOCKS = _gauge("herald_lag_blocks", "blocks in the input topic behind the stage", "stage", "partition")
-PROGRESS = _gauge("herald_last_progress_timestamp_seconds", "unix time of the stage's last applied block", "stage")
+BAD_DECISIONS = _counter("herald_bad_decisions_total", "decision events whose log could not be read: never learnt from")
+LAG_BLOCKS = _gauge(
+    "herald_lag_blocks",
+    "blocks that the stage has still to apply, of partitions it owns",
+    "stage",
+    "partition",
+)
+PROGRESS = _gauge(
+    "herald_last_progress_timestamp_seconds",
+    "unix time of the stage's last block",
+    "stage",
+)
 FOLD_SECONDS = _histogram("herald_fold_seconds", "one block through the stage's pure functions", "stage")
 STAGE_LATENCY = _histogram("herald_stage_latency_seconds", "block closed by the collector -> applied here", "stage")
 STATE_ENTRIES = _gauge("herald_state_entries", "entries in the stage's state", "stage", "partition")
@@ -79,7 +113,12 @@ INSERT_SECONDS = _histogram("herald_insert_seconds", "one insert of a chunk of b
 QUERYABLE_SECONDS = _histogram("herald_event_to_queryable_seconds", "event received -> row in the warehouse")
 
 # Delivery
-DECISIONS = _counter("herald_decisions_total", "decisions answered", "placement_known", "degraded")
+DECISIONS = _counter(
+    "herald_decisions_total",
+    "decisions answered, by whether anything was learnt of the placement and whether anything was missing",
+    "placement_known",
+    "degraded",
+)
 DECISION_SECONDS = _histogram(
     "herald_decision_seconds", "one decision, request read to answer made", buckets=DECISION_BUCKETS_S
 )
@@ -94,9 +133,39 @@ DECISIONS_UNLOGGED = _counter(
 )
 
 # Whole
-RESTARTS = _counter("herald_restarts_total", "parts restarted by the supervisor", "part")
+BOOKS_MISSING = _gauge(
+    "herald_books_missing", "events unaccounted for: 0, or lost (above 0) or counted twice (below 0)", "partition"
+)
+RESTARTS = _counter("herald_restarts_total", "parts restarted by the supervisor of `herald up`", "part")
+DATA_FREE = _gauge("herald_data_free_bytes", "free space of the disk under HERALD_DATA_DIR")
+DATA_SIZE = _gauge("herald_data_size_bytes", "size of the disk under HERALD_DATA_DIR")
 
 
 def serve(port: int, host: str = "127.0.0.1") -> None:
     """Serve /metrics from a thread of its own, so that a busy event loop cannot time a scrape out."""
     start_http_server(port, addr=host, registry=REGISTRY)
+
+
+def watch_data_dir(data_dir: Path) -> None:
+    """Have each scrape measure the disk under data_dir; NaN where it cannot be asked, so that the scrape goes on."""
+
+    def measured(field: Literal["free", "total"]) -> Callable[[], float]:
+        def ask() -> float:
+            try:
+                return float(getattr(shutil.disk_usage(data_dir), field))
+            except OSError:
+                return float("nan")
+
+        return ask
+
+    DATA_FREE.set_function(measured("free"))
+    DATA_SIZE.set_function(measured("total"))
+
+
+def markdown() -> str:
+    """Return the table of all metrics for the docs: name, kind, labels, meaning."""
+    lines = ["| metric | kind | labels | meaning |", "| --- | --- | --- | --- |"]
+    for metric in (*METRICS, *PROCESS_METRICS):
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.meaning} |")
+    return "\n".join(lines) + "\n"

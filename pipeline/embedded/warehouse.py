@@ -36,8 +36,9 @@ class WarehouseConfig:
     """How the embedded warehouse runs.
 
     data_dir: parent of the folder `clickhouse` with the data. port: of the native protocol. host: address to bind.
-    memory_mb_max: of the engine, MB; above it a query fails with code 241. threads: of one query; background merges
-    get as many. clients_max: connections at once. user, password: the one account.
+    memory_mb_max: of the engine, MB, three quarters of it for one query; above it a query fails with code 241.
+    threads: of one query; background merges get as many.
+    clients_max: connections at once. user, password: the one account.
     fsync: sync each insert to the disk before it is acknowledged (13.5 instead of 9 ms, measured).
     """
 
@@ -76,13 +77,17 @@ def run(config: WarehouseConfig, report: Callable[[str], None], parent: int | No
     from pipeline.embedded.native.engine import Engine
     from pipeline.embedded.native.faults import ServerError
     from pipeline.embedded.native.server import Server
+    from pipeline.embedded.native.tuning import write_engine_config
 
     stop = _Stop(parent)
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(_lock(config))
             listener = held.enter_context(_listen(config))
-            engine = Engine(config.data_path, _write_engine_config(config))
+            limits = {"max_threads": config.threads, "max_memory_usage": config.memory_mb_max * 750_000}
+            path = config.data_dir / "warehouse.xml"
+            write_engine_config(path, config.memory_mb_max, config.threads, config.fsync)
+            engine = Engine(config.data_path, path, limits)
         except EmbeddedError as error:
             report(str(error))
             return 1
@@ -155,52 +160,6 @@ def _listen(config: WarehouseConfig) -> socket.socket:
             "stop what uses the port, or set HERALD_CLICKHOUSE_PORT to a free one"
         ) from error
     return listener
-
-
-def _write_engine_config(config: WarehouseConfig) -> Path:
-    """Write the engine's settings for a small machine: its defaults are for a server of many cores."""
-    path = config.data_dir / "warehouse.xml"
-    memory = config.memory_mb_max * 1_000_000
-    server: dict[str, object] = {
-        "max_server_memory_usage": memory,
-        "mark_cache_size": memory // 32,
-        "index_mark_cache_size": memory // 128,
-        "primary_index_cache_size": memory // 32,
-        "uncompressed_cache_size": 0,
-        "mmap_cache_size": 0,
-        "compiled_expression_cache_size": 8 << 20,
-        "query_cache": "<max_size_in_bytes>8388608</max_size_in_bytes>",
-        "background_pool_size": config.threads,
-        "background_schedule_pool_size": 4,
-        "background_common_pool_size": 2,
-        "background_fetches_pool_size": 1,
-        "background_move_pool_size": 1,
-        "background_message_broker_schedule_pool_size": 1,
-        "background_distributed_schedule_pool_size": 1,
-        "tables_loader_background_pool_size": 1,
-        "tables_loader_foreground_pool_size": 1,
-        "max_thread_pool_size": 1000,
-        "max_thread_pool_free_size": 8,
-    }
-    merge_tree: dict[str, object] = {
-        # Each must be no more than the background pool's slots, or no merge would ever be chosen.
-        "number_of_free_entries_in_pool_to_lower_max_size_of_merge": 1,
-        "number_of_free_entries_in_pool_to_execute_mutation": 1,
-        "number_of_free_entries_in_pool_to_execute_optimize_entire_partition": 1,
-        "fsync_after_insert": int(config.fsync),
-        "fsync_part_directory": int(config.fsync),
-    }
-    profile: dict[str, object] = {"max_threads": config.threads, "max_memory_usage": memory * 3 // 4}
-    text = (
-        f"<clickhouse>{_elements(server)}<merge_tree>{_elements(merge_tree)}</merge_tree>"
-        f"<profiles><default>{_elements(profile)}</default></profiles></clickhouse>"
-    )
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def _elements(values: dict[str, object]) -> str:
-    return "".join(f"<{name}>{value}</{name}>" for name, value in values.items())
 
 
 class EmbeddedWarehouse:

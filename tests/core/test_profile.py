@@ -19,6 +19,7 @@ from pipeline.core.profile import (
     interest_of,
     learn,
     mean_after,
+    strongest_interest,
 )
 from schemas.event import Event, EventFlag, EventType
 from schemas.profile import Profile
@@ -153,6 +154,13 @@ def test_a_category_s_interest_includes_what_is_below_it_but_not_its_namesakes()
     assert interest_of(profile, "electronics", START_MS, DAY_MS) == 2.0
     assert interest_of(profile, "electronics", START_MS + DAY_MS, DAY_MS) == 1.0
     assert interest_of(profile, "electronics.smartphone", START_MS, DAY_MS) == 1.0
+
+
+def test_the_strongest_interest_is_the_one_that_weighs_most_now_not_then() -> None:
+    old = event(0, EventType.PRODUCT_VIEW, category="old")
+    assert strongest_interest(profile_of(old, event(DAY_MS // 2, category="new")), DAY_MS) == "old"
+    assert strongest_interest(profile_of(old, event(2 * DAY_MS, category="new")), DAY_MS) == "new"
+    assert strongest_interest(Profile(), DAY_MS) == ""
 
 
 def test_preferred_hours_decay_together_and_a_late_hour_is_weighed_as_of_last_seen() -> None:

@@ -1,120 +1,36 @@
 """The profile stage as a fold: joins, expiry, and the laws that make a replay give the same state and outcomes."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from profile_rig import (
+    CLICK_WINDOW_MS,
+    CONVERSION_WINDOW_MS,
+    EARLY_WINDOW_MS,
+    ID,
+    RULES,
+    START_MS,
+    click,
+    decision,
+    event,
+    page,
+    tell,
+)
 
+from pipeline.core.deadlines import Deadlines
 from pipeline.core.decide import make_id, route_of
 from pipeline.core.outcome import MICROS, OutcomeRules
 from pipeline.core.profile import ProfileRules, learn
-from pipeline.core.profile_stage import Deadlines, Profiles, ProfilesRules
+from pipeline.core.profile_stage import Profiles, ProfilesRules
 from pipeline.core.state import StateView
-from schemas.block import EventBlock, Origin, OutcomeBlock, Totals
+from schemas.block import EventBlock, Origin, Totals
 from schemas.event import Event, EventFlag, EventType
-from schemas.outcome import Choice, DecisionLog, Outcome
-from schemas.profile import Profile, ProfileFixed, VisitorState
-from schemas.topics import OUTCOMES
-
-START_MS = 1_700_000_000_000
-CLICK_WINDOW_MS, CONVERSION_WINDOW_MS, EARLY_WINDOW_MS = 1_000, 3_000, 200
-RULES = ProfilesRules(
-    ProfileRules(),
-    OutcomeRules(
-        click_window_ms=CLICK_WINDOW_MS,
-        conversion_window_ms=CONVERSION_WINDOW_MS,
-        early_window_ms=EARLY_WINDOW_MS,
-        open_decisions_max=3,
-        early_max=2,
-        reward_click_micros=400_000,
-        reward_conversion_micros=500_000,
-    ),
-)
-ID = make_id(START_MS, "ann", 1)
-
-
-class Story(NamedTuple):
-    """What came of some blocks: the fold, its restorable state, all outcomes and counts."""
-
-    fold: Profiles
-    view: StateView
-    outcomes: list[Outcome]
-    counts: Counter[tuple[str, str]]
-    blocks: list[OutcomeBlock]
-
-    def state(self, key: str) -> VisitorState | None:
-        """The packed state of a key."""
-        raw = self.view.entries.get(key)
-        return None if raw is None else msgspec.msgpack.decode(raw, type=VisitorState)
-
-    def told(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """Trials and reward that the learner was told, by decision and action."""
-        sums: dict[tuple[str, str], tuple[int, int]] = {}
-        for outcome in self.outcomes:
-            name = (outcome.decision_id, outcome.action_id)
-            trials, reward = sums.get(name, (0, 0))
-            sums[name] = (trials + outcome.trials_delta, reward + outcome.reward_delta_micros)
-        return sums
-
-    def last(self) -> dict[tuple[str, str, str], Outcome]:
-        """The newest outcome of each decision and action."""
-        return {(each.visitor, each.decision_id, each.action_id): each for each in self.outcomes}
-
-
-def event(kind: EventType, at_ms: int, visitor: str = "ann", **fields: Any) -> Event:
-    """An event this long after the start."""
-    return Event("e", kind, START_MS + at_ms, START_MS + at_ms, "shop", visitor, **fields)
-
-
-def decision(
-    at_ms: int = 0, visitor: str = "ann", decision_id: str = ID, actions: Sequence[str] = ("a",), flags: int = 0
-) -> Event:
-    """A decision event as delivery logs it."""
-    choices = [Choice(action, rank, 0.5, "camp") for rank, action in enumerate(actions)]
-    log = DecisionLog(decision_id, "home", "greedy", "0:1", "s", choices, list(actions), [0.5])
-    properties = msgspec.json.encode(log).decode()
-    return event(EventType.DECISION, at_ms, visitor, decision_id=decision_id, properties=properties, flags=flags)
-
-
-def click(at_ms: int, visitor: str = "ann", decision_id: str = ID, action_id: str = "", flags: int = 0) -> Event:
-    """A click that names its decision."""
-    return event(EventType.CLICK, at_ms, visitor, decision_id=decision_id, action_id=action_id, flags=flags)
-
-
-def page(at_ms: int, visitor: str = "clock") -> Event:
-    """A page view, by which stream time moves on."""
-    return event(EventType.PAGE, at_ms, visitor)
-
-
-def tell(*blocks: Sequence[Event], rules: ProfilesRules = RULES, view: StateView | None = None) -> Story:
-    """Fold blocks (block time = the last event's time; without events, a tick a second after the one before)."""
-    view = view or StateView()
-    fold = Profiles(view, rules)
-    outcomes: list[Outcome] = []
-    written: list[OutcomeBlock] = []
-    counts: Counter[tuple[str, str]] = Counter()
-    block_time_ms = START_MS
-    for offset, events in enumerate(blocks):
-        block_time_ms = (
-            max([block_time_ms, *(each.event_time_ms for each in events)]) if events else block_time_ms + 1_000
-        )
-        applied = fold.apply(Origin(0, offset), EventBlock(block_time_ms, Totals(), [], list(events)))
-        (output,) = applied.outputs
-        assert output.topic is OUTCOMES
-        assert isinstance(output.block, OutcomeBlock)
-        assert output.rows == len(output.block.outcomes)
-        written.append(output.block)
-        outcomes += output.block.outcomes
-        counts += applied.counts
-        fold.take_changes()  # packs into the view's entries, which the fold owns
-        view.fixed = fold.fixed()
-    return Story(fold, view, outcomes, counts, written)
+from schemas.profile import Profile, ProfileFixed
 
 
 def test_every_block_gives_one_outcome_block_even_an_empty_one() -> None:
@@ -318,6 +234,22 @@ def test_a_mail_scanner_that_follows_a_link_does_not_spoil_the_visitor() -> None
     assert story.counts["bot_event", "click"] == 1
 
 
+def test_a_bot_that_clicks_a_decision_made_without_a_visitor_pays_nothing() -> None:
+    lone = make_id(START_MS, "", 9)
+    made, bot = decision(visitor="", decision_id=lone), int(EventFlag.BOT)
+    assert tell([made, click(5, "ann", lone, flags=bot)]).told() == {(lone, "a"): (0, 0)}
+    assert tell([event(EventType.PAGE, 0, flags=bot), made, click(5, "ann", lone)]).told() == {(lone, "a"): (0, 0)}
+    assert tell([made, click(5, "", lone, flags=bot), click(6, "", lone)]).told() == {(lone, "a"): (1, 400_000)}
+
+
+def test_a_bot_s_reward_or_early_click_pays_nothing() -> None:
+    bot = int(EventFlag.BOT)
+    reward = event(EventType.REWARD, 5, decision_id=ID, score=1.0, flags=bot)
+    assert tell([decision(), reward]).told() == {(ID, "a"): (0, 0)}
+    assert tell([reward, decision()]).told() == {(ID, "a"): (0, 0)}
+    assert tell([click(5, "", flags=bot), decision()]).told() == {(ID, "a"): (0, 0)}
+
+
 def test_an_event_without_a_visitor_has_no_profile() -> None:
     assert tell([event(EventType.PAGE, 0, "")]).view.entries == {}
 
@@ -333,6 +265,16 @@ def test_expiry_clears_a_bounded_number_of_entries_in_one_block_and_goes_on_in_t
     made = [decision(0, f"v{n}", make_id(START_MS, f"v{n}", n)) for n in range(5)]
     assert len(tell(made, [page(11)], rules=rules).view.entries) == 4
     assert set(tell(made, [page(11)], [], [], rules=rules).view.entries) == {"clock"}
+
+
+def test_a_deadline_that_has_moved_does_not_use_up_the_bound() -> None:
+    """A click moves v0's deadline: its old place in the heap must not count, or a restored fold would differ."""
+    outcome = OutcomeRules(conversion_window_ms=10, click_window_ms=10, expired_entries_max=1)
+    rules = ProfilesRules(ProfileRules(), outcome)
+    ids = [make_id(START_MS, f"v{n}", n) for n in range(2)]
+    made = [decision(n, f"v{n}", decision_id) for n, decision_id in enumerate(ids)]
+    story = tell(made, [click(9, "", ids[0])], [page(12)], rules=rules)
+    assert set(story.view.entries) == {"v0", "clock"}
 
 
 def test_the_totals_count_what_went_through() -> None:
@@ -417,14 +359,17 @@ def test_any_cut_into_blocks_gives_the_same_profiles_outcomes_and_counts(events:
     assert whole_last == {name: msgspec.structs.replace(each, **strip) for name, each in parts.last().items()}
 
 
-@given(streams(), st.lists(st.integers(0, 100), max_size=8))
+@given(streams(), st.lists(st.integers(0, 100), max_size=8), st.sampled_from([1, 1_000]))
 @settings(max_examples=150, deadline=None)
-def test_killed_and_restored_after_every_block_the_fold_gives_the_same(events: list[Event], at: list[int]) -> None:
+def test_killed_and_restored_after_every_block_the_fold_gives_the_same(
+    events: list[Event], at: list[int], expired_entries_max: int
+) -> None:
+    rules = ProfilesRules(RULES.profile, replace(RULES.outcome, expired_entries_max=expired_entries_max))
     blocks: list[list[Event]] = [*cut(events, at), [], [], [], []]
-    running, restored = Profiles(StateView(), RULES), StateView()
+    running, restored = Profiles(StateView(), rules), StateView()
     for offset, block_events in enumerate(blocks):
         block = EventBlock(START_MS + offset * 500, Totals(), [], block_events)
-        fresh = Profiles(restored, RULES)
+        fresh = Profiles(restored, rules)
         one, other = running.apply(Origin(0, offset), block), fresh.apply(Origin(0, offset), block)
         assert one == other
         assert running.take_changes() == fresh.take_changes()

@@ -129,7 +129,8 @@ def look_at(piece: list[Event]) -> Session:
         return next(filter(has, piece), None)
 
     session = Session(piece[0].event_time_ms, piece[-1].event_time_ms, site=piece[0].site, first_id=piece[0].event_id)
-    pages = [(e.event_time_ms, e.event_id, e.path) for e in piece if e.event_type in (EventType.PAGE, EventType.SCREEN)]
+    looked = [event for event in piece if event.event_type in (EventType.PAGE, EventType.SCREEN)]
+    pages = [(event.event_time_ms, event.event_id, event.path or event.name) for event in looked]
     if pages:
         session.landing, session.exit = pages[0], pages[-1]
     if sent := first(lambda e: e.channel or e.utm_source):
@@ -323,6 +324,32 @@ def test_when_everything_is_due_at_once_each_block_settles_its_share() -> None:
     assert [row.visitor for row in world.last] == ["v6"]
 
 
+def test_an_event_at_the_start_of_a_session_forgotten_early_does_not_take_over_its_row() -> None:
+    world = World(SessionRules(GAP, RETAIN, sessions_max=1)).events(happen(0), happen(20), happen(0, event_id="b"))
+    assert world.spans() == [(0, 0, 1), (0, 0, 1), (20, 20, 1)]
+
+
+def test_an_index_entry_that_is_early_costs_no_share_of_the_block() -> None:
+    """ann was due at 10 until she came again; a rebuilt index does not know that and must close the same sessions."""
+    visit = [happen(0), happen(1, "bob"), happen(5)]
+    steady, restored = (World(SessionRules(GAP, RETAIN, settle_max=1)).events(*visit) for _ in range(2))
+    restored.kill()
+    for world in (steady, restored):
+        world.events(happen(12, "cy"))
+        assert world.sessions["bob", 1, ""].closed
+        assert not world.sessions["ann", 0, ""].closed
+    assert steady.told == restored.told
+
+
+def test_rows_stand_in_the_same_order_after_a_restart() -> None:
+    steady, restored = (World().events(happen(0), happen(5)) for _ in range(2))
+    restored.kill()
+    for world in (steady, restored):
+        world.events(happen(12, "Zoe"), happen(12, "bob"), happen(12))
+        assert [row.visitor for row in world.last] == ["Zoe", "ann", "bob"]
+    assert steady.told == restored.told
+
+
 def test_every_field_is_a_sum_a_first_or_a_last() -> None:
     kinds = EventType
     world = World().events(
@@ -368,8 +395,17 @@ def test_with_the_split_a_late_event_takes_in_a_later_session_without_a_campaign
     assert world.spans() == [(0, 5, 2), (11, 11, 1)]
 
 
+def test_with_the_split_a_late_campaign_joins_the_sessions_that_it_turns_out_to_have_brought() -> None:
+    rules = SessionRules(GAP, RETAIN, split_on_campaign=True)
+    world = World(rules).events(happen(11), happen(15, utm_campaign="may"))
+    assert world.spans() == [(11, 11, 1), (15, 15, 1)]
+    assert world.events(happen(5, utm_campaign="may")).spans() == [(5, 15, 3)]
+
+
 def test_with_the_split_two_sessions_never_share_a_start() -> None:
     rules = SessionRules(GAP, RETAIN, split_on_campaign=True)
+    late = [happen(5, utm_campaign="may"), happen(6, utm_campaign="june"), happen(5, event_id="b", click_id="g1")]
+    assert World(rules).events(*late).spans() == [(5, 5, 2), (6, 6, 1)]
     visit = [happen(5, event_id=name, utm_campaign=name) for name in ("a", "b", "c")]
     assert World(rules).events(*visit).spans() == [(5, 5, 3)]
 

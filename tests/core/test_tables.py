@@ -91,7 +91,7 @@ def test_another_key_is_shown_and_left_to_a_person() -> None:
     described = as_described(SESSIONS)
     found = Found(described.engine_full, described.partition_by, "visitor", described.columns)
     (difference,) = tables.compare(SESSIONS, found, 400)
-    assert "key is visitor, expected visitor, start" in str(difference)
+    assert "key is visitor, expected visitor, start, stray_id" in str(difference)
     assert not difference.applies
 
 

@@ -14,11 +14,11 @@ from uuid import UUID, uuid4
 
 import pytest
 from clickhouse_driver import Client
-from clickhouse_driver.errors import ServerException
+from clickhouse_driver.errors import NetworkError, ServerException
 
-from pipeline.edge.clickhouse import BLOCK_ROWS_MAX, Refused, Unavailable, Warehouse
+from pipeline.edge.clickhouse import BLOCK_ROWS_MAX, Refused, Unavailable, Warehouse, is_retryable
 from pipeline.embedded.warehouse import EmbeddedWarehouse, WarehouseConfig
-from pipeline.errors import SettingsError
+from pipeline.errors import Retryable, SettingsError
 
 
 def free_port() -> int:
@@ -223,6 +223,27 @@ def test_refused_and_unavailable_are_told_apart(warehouse: Warehouse) -> None:
             "SELECT count() FROM system.numbers WHERE sipHash64(number) = 1", settings={"max_execution_time": 1}
         )
     assert unavailable.value.code == 159
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [
+        (ServerException("DB::Exception: Too many parts (300)", 252), True),
+        (ServerException("DB::Exception: Too many partitions for single INSERT block", 252), False),
+        (ServerException("DB::ErrnoException: Cannot write to file, errno: 28, strerror: No space left", 75), True),
+        (ServerException("DB::ErrnoException: Cannot write to file, errno: 22, strerror: Invalid argument", 75), False),
+        (ServerException("DB::Exception: Query with id = x is already running", 216), True),
+        (ServerException("DB::Exception: Type mismatch", 53), False),
+        (EOFError(), True),
+        (ConnectionResetError(), True),
+        (NetworkError("host:9000"), True),
+        (Retryable("elsewhere"), True),
+        (ValueError("ours"), False),
+    ],
+)
+def test_what_passes_by_itself_is_told_from_what_does_not(error: Exception, retryable: bool) -> None:
+    """The writer retries the first kind for ever and splits or stops at the other."""
+    assert is_retryable(error) is retryable
 
 
 def test_nobody_listening_is_unavailable() -> None:

@@ -139,7 +139,7 @@ def read_collected(settings: Settings, partitions: int) -> list[tuple[int, Conte
         consumer.seek_to_beginning()
         found = []
         while any(consumer.position(place) < ends[place] for place in places):
-            for place, records in consumer.poll(timeout_ms=500).items():
+            for place, records in consumer.poll(timeout_ms=100).items():
                 for record in records:
                     block = codec.decode(record.value, CollectedBlock)
                     found += [(place.partition, block.contexts[event.context], event) for event in block.events]

@@ -24,15 +24,16 @@ Progress = Callable[[Mapping[str, int]], None]
 class Engine:
     """The engine over one data folder. No other process may have the folder open."""
 
-    def __init__(self, data_path: Path, config_file: Path) -> None:
+    def __init__(self, data_path: Path, config_file: Path, defaults: Mapping[str, int]) -> None:
         """Open the folder, making it if it is new.
 
-        config_file: server settings in ClickHouse's XML (memory, caches, pools).
+        config_file: server settings in ClickHouse's XML (memory, caches, pools). defaults: settings of every session.
         Raises ServerError with the engine's reason when the folder cannot be opened.
         """
         self._address = f"{data_path}?config-file={config_file}"
+        self._defaults = dict(defaults)
         self._control_lock = threading.Lock()
-        self._control = EngineSession(self._address, "herald-control")
+        self._control = EngineSession(self._address, "herald-control", self._defaults)
         rows = self._control.rows("SELECT version(), timezone()")
         self.version = tuple(int(part) for part in str(rows[0][0]).split(".")[:3])
         self.timezone = str(rows[0][1])
@@ -40,7 +41,7 @@ class Engine:
 
     def session(self, tag: str) -> "EngineSession":
         """Open a session; `tag` names it in system.processes."""
-        return EngineSession(self._address, tag)
+        return EngineSession(self._address, tag, self._defaults)
 
     def kill(self, tag: str) -> None:
         """Stop what the session of this tag runs. Returns at once; nothing running is no error."""
@@ -55,20 +56,23 @@ class Engine:
 class EngineSession:
     """One client's session in the engine."""
 
-    def __init__(self, address: str, tag: str) -> None:
+    def __init__(self, address: str, tag: str, defaults: Mapping[str, int]) -> None:
         """Connect (0.2 ms once the engine is open)."""
         self._address = address
+        self._defaults = defaults
         self.tag = tag
         self.applied: dict[str, str] = {}
         """Settings of the statement that runs, as its client sent them."""
+        # A server has implicit_select off; chDB would take a misspelt SELECT for an expression.
+        values = {TAG_SETTING: quote(tag), "implicit_select": 0, **defaults}
+        self._first_set = "SET " + ", ".join(f"{name} = {value}" for name, value in values.items())
         self._sets: list[str] = []
         self._database = ""
         try:
             self._connection: Any = chdb.connect(address)  # type: ignore[no-untyped-call]
         except _ENGINE_ERRORS as error:
             raise from_engine(error) from error
-        # A server has implicit_select off; chDB would take a misspelt SELECT for an expression.
-        self.read(f"SET {TAG_SETTING} = {quote(tag)}, implicit_select = 0")
+        self.read(self._first_set)
 
     def apply(self, settings: Mapping[str, str]) -> None:
         """Make these the settings of the next statement; what the last one had beyond them goes back to default.
@@ -81,7 +85,7 @@ class EngineSession:
             self.read("SET " + ", ".join(f"{name} = DEFAULT" for name in gone))
             for name in gone:
                 del self.applied[name]
-            for sql in self._sets:
+            for sql in (self._first_set, *self._sets):
                 self.read(sql)
         if new:
             self.read("SET " + ", ".join(f"{name} = {quote(value)}" for name, value in new.items()))
@@ -102,7 +106,7 @@ class EngineSession:
 
     def sibling(self, settings: Mapping[str, str]) -> Self:
         """Open a session in the same state for one statement that must leave no trace, as `readonly` would."""
-        other = type(self)(self._address, self.tag)
+        other = type(self)(self._address, self.tag, self._defaults)
         try:
             if self._database:
                 other.use(self._database)

@@ -1,0 +1,120 @@
+"""What a recorded file's rows are as requests: one reader a format, found by the file's first line.
+
+A reader yields (time of the row in ms, lane, message): rows of one lane are sent in order. Messages are Segment's, or a
+pixel's query with its headers.
+"""
+
+import csv
+import gzip
+import hashlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from pipeline.core.access_log import read_access_line
+from pipeline.errors import SettingsError
+
+SITE = "https://replay.example"
+REES46_EVENTS = {"view": "Product Viewed", "cart": "Product Added", "purchase": "Order Completed"}
+
+
+class Recorded(NamedTuple):
+    """One row. time_ms: as recorded. lane: what must stay in order, the visitor. pixel: a query and headers instead."""
+
+    time_ms: int
+    lane: str
+    message: dict[str, Any]
+    headers: dict[str, str] | None = None
+
+
+Reader = Callable[[IO[str]], Iterator[Recorded]]
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="")
+    return path.open("rt", encoding="utf-8", errors="replace", newline="")
+
+
+def read(path: Path) -> Iterator[Recorded]:
+    """Return the rows of a file. Raises SettingsError where no format fits its first line."""
+    with _open(path) as stream:
+        first = stream.readline()
+    for fits, reader in FORMATS:
+        if fits(first):
+            with _open(path) as stream:
+                yield from reader(stream)
+            return
+    raise SettingsError(
+        f"{path}: its first line {first[:80]!r} fits no known format; expected REES46 or trivago CSV, "
+        "or an access log in common or combined format"
+    )
+
+
+def _rees46(stream: IO[str]) -> Iterator[Recorded]:
+    for number, row in enumerate(csv.DictReader(stream)):
+        properties: dict[str, Any] = {
+            "product_id": row["product_id"],
+            "category": row["category_code"],
+            "brand": row["brand"],
+            "price": row["price"],
+            "currency": "USD",
+            "session": row["user_session"],
+            "url": f"{SITE}/product/{row['product_id']}",
+        }
+        if row["event_type"] == "purchase":
+            properties["revenue"] = row["price"]
+        yield Recorded(
+            _time_ms(row["event_time"].removesuffix(" UTC")),
+            row["user_id"],
+            _track(f"rees46-{number}", row["user_id"], REES46_EVENTS[row["event_type"]], properties),
+        )
+
+
+def _trivago(stream: IO[str]) -> Iterator[Recorded]:
+    for number, row in enumerate(csv.DictReader(stream)):
+        properties = {
+            "product_id": row["reference"] if row["reference"].isdecimal() else "",
+            "query": row["reference"] if row["action_type"].startswith("search") else "",
+            "session": row["session_id"],
+            "city": row["city"],
+            "device": row["device"],
+        }
+        message = _track(f"trivago-{number}", row["user_id"], row["action_type"], properties)
+        yield Recorded(int(row["timestamp"]) * 1_000, row["user_id"], message)
+
+
+def _track(message_id: str, visitor: str, event: str, properties: dict[str, Any]) -> dict[str, Any]:
+    """Return a Segment track call, its time still to be set."""
+    return {
+        "type": "track",
+        "messageId": message_id,
+        "anonymousId": visitor,
+        "event": event,
+        "properties": {key: value for key, value in properties.items() if value != ""},
+    }
+
+
+def _access_log(stream: IO[str]) -> Iterator[Recorded]:
+    """A line is a pixel request of the page that was asked for; the visitor is address and user agent, as ever in logs."""
+    for number, line in enumerate(stream):
+        entry = read_access_line(line)
+        if entry is None:
+            continue
+        visitor = hashlib.sha256(f"{entry.host} {entry.user_agent}".encode()).hexdigest()[:16]
+        query = {"e": "page", "id": f"log-{number}", "u": f"{SITE}{entry.target}", "v": visitor}
+        if entry.referrer:
+            query["r"] = entry.referrer
+        yield Recorded(entry.event_time_ms, visitor, query, {"User-Agent": entry.user_agent or "-"})
+
+
+def _time_ms(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1_000)
+
+
+FORMATS: tuple[tuple[Callable[[str], bool], Reader], ...] = (
+    (lambda first: first.startswith("event_time,event_type,product_id"), _rees46),
+    (lambda first: first.startswith("user_id,session_id,timestamp,step"), _trivago),
+    (lambda first: read_access_line(first) is not None, _access_log),
+)

@@ -1,0 +1,55 @@
+"""`herald replay FILE`: a recorded file to the collector, with a progress bar."""
+
+import asyncio
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipeline.edge.clock import now_ms
+from pipeline.errors import SettingsError
+from pipeline.replay.formats import Recorded, read
+from pipeline.replay.sender import Sender, Sent, Target, paced
+from pipeline.settings import Settings
+
+
+def shift_of(rows: list[Recorded], pace: float, started_ms: int) -> int:
+    """Return by how much to move recorded times, ms: the last row happens when the replay ends, distances stay.
+
+    So nothing lies in the future and no gap between two events changes, whatever the pace.
+    """
+    first, last = rows[0].time_ms, max(row.time_ms for row in rows)
+    takes_ms = int((last - first) / pace) if pace > 0 else 0
+    return started_ms + takes_ms - last
+
+
+def run(settings: Settings, console: Console, file: Path, pace: float, limit: int, key: str) -> int:
+    """Replay a file; print what the collector said."""
+    if 0 < pace < 1:
+        raise SettingsError(f"--pace = {pace}: expected 0 (flat out) or at least 1; slower would place events in the future")
+    rows = list(islice(read(file), limit or None))
+    if not rows:
+        raise SettingsError(f"{file}: no rows that can be read")
+    target = Target(f"http://127.0.0.1:{settings.collector_port}", key)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    ) as bar:
+        task = bar.add_task(file.name, total=len(rows))
+        sent = asyncio.run(_send(target, rows, pace, lambda count: bar.advance(task, count)))
+    show(sent, console)
+    return 0
+
+
+async def _send(target: Target, rows: list[Recorded], pace: float, progress: Callable[[int], None]) -> Sent:
+    started_s = asyncio.get_running_loop().time()
+    shift_ms = shift_of(rows, pace, now_ms())
+    return await Sender(target, progress).send(paced(rows, pace, started_s), shift_ms)
+
+
+def show(sent: Sent, console: Console) -> None:
+    """Print the counts."""
+    console.print(f"sent {sent.events:,}  accepted {sent.accepted:,}  sent again {sent.retries:,}", highlight=False)
+    for reason, count in sorted(sent.refused.items()):
+        console.print(f"refused as {reason}: {count:,}", highlight=False)

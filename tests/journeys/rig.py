@@ -1,0 +1,114 @@
+"""The whole of Herald on this machine, as `herald up` runs it, on ports and a folder of its own."""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline import status, up
+from pipeline.edge.clickhouse import Warehouse
+from pipeline.replay.formats import Recorded
+from pipeline.replay.sender import Sender, Sent, Target, paced
+from pipeline.settings import Settings, load, with_secrets
+from pipeline.supervisor import Supervisor
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody uses now: all held at once, so that they differ."""
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in held]
+    finally:
+        for one in held:
+            one.close()
+
+
+def free_run(length: int) -> int:
+    """Return the first of so many neighbouring free ports."""
+    for first in range(20_000, 30_000, length):
+        held = [socket.socket() for _ in range(length)]
+        try:
+            for step, one in enumerate(held):
+                one.bind(("127.0.0.1", first + step))
+            return first
+        except OSError:
+            continue
+        finally:
+            for one in held:
+                one.close()
+    raise AssertionError("no free ports")
+
+
+@dataclass
+class Whole:
+    """Everything running. Its books and tables are read as a user reads them."""
+
+    settings: Settings
+    supervisor: Supervisor
+
+    @property
+    def collector_url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.collector_port}"
+
+    @property
+    def delivery_url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.delivery_port}"
+
+    def send(self, rows: list[Recorded], shift_ms: int, pace: float = 0, repeat_share: float = 0.0) -> Sent:
+        """Replay rows to the collector; resend what fails for the moment."""
+
+        async def run() -> Sent:
+            sender = Sender(Target(self.collector_url, "demo", repeat_share=repeat_share))
+            return await sender.send(paced(rows, pace, asyncio.get_running_loop().time()), shift_ms)
+
+        return asyncio.run(run())
+
+    def drained(self, timeout_s: float = 120) -> status.Status:
+        """Wait until everything is stored."""
+        return status.drained(self.settings, timeout_s)
+
+    def ask(self, sql: str) -> list[tuple[object, ...]]:
+        """Query the warehouse."""
+        with Warehouse.from_url(self.settings.warehouse_url) as warehouse:
+            return warehouse.execute(sql)
+
+    def sessions(self, shift_ms: int = 0) -> Counter[tuple[object, ...]]:
+        """Return the sessions as they are in the warehouse, times moved back by shift_ms."""
+        sql = (
+            "SELECT visitor, toUnixTimestamp64Milli(start), toUnixTimestamp64Milli(end), events, pages, purchases, "
+            "revenue_micros FROM sessions FINAL"
+        )
+        return Counter(
+            (visitor, int(str(start)) - shift_ms, int(str(end)) - shift_ms, *rest)
+            for visitor, start, end, *rest in self.ask(sql)
+        )
+
+
+@contextmanager
+def whole(folder: Path, **settings: object) -> Iterator[Whole]:
+    """Start everything in this folder; stop it at the end."""
+    kafka, controller, clickhouse, collector, delivery = free_ports(5)
+    chosen = load(
+        data_dir=folder,
+        kafka_port=kafka,
+        kafka_controller_port=controller,
+        kafka_heap_mb=256,
+        clickhouse_port=clickhouse,
+        collector_port=collector,
+        delivery_port=delivery,
+        metrics_port=free_run(5),
+        **settings,
+    )
+    chosen = with_secrets(chosen)
+    supervisor = up.start(chosen, Console(quiet=True))
+    try:
+        yield Whole(chosen, supervisor)
+    finally:
+        supervisor.stop()

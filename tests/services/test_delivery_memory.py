@@ -1,0 +1,201 @@
+"""What delivery knows while state topics are read: whole versions, merged partitions, and what is missing by name."""
+
+import msgspec
+import pytest
+
+from pipeline.core.policy import EpsilonGreedy, Uniform
+from pipeline.core.state import StateView, StateWriter
+from pipeline.delivery.log import LOG_KEYS_MAX, Pen, Sender
+from pipeline.delivery.memory import REFRESH_S, STALE_MS, Memory
+from pipeline.edge.clock import monotonic_s, now_ms
+from pipeline.errors import SettingsError
+from pipeline.settings import Settings
+from schemas.block import partition_of
+from schemas.event import Context
+from schemas.model import ArmStatistics, PlacementModel
+from schemas.outcome import Choice, DecisionLog
+from schemas.profile import Profile, VisitorState
+from schemas.state import StateRecord
+from schemas.topics import MODELS, PROFILES, Topic
+
+MICROS = 1_000_000
+
+
+def settings(**more: object) -> Settings:
+    return Settings(partitions=2, **more)  # type: ignore[arg-type]
+
+
+def change(version: int, entries: dict[str, msgspec.Struct], deletes: tuple[str, ...] = (), **more: object) -> StateRecord:
+    puts = [(key, msgspec.msgpack.encode(value)) for key, value in entries.items()]
+    return msgspec.structs.replace(
+        StateRecord("change", "o", 0, version, 0, b"", puts, list(deletes), False, now_ms()), **more
+    )
+
+
+def read(memory: Memory, topic: Topic, partition: int, *records: StateRecord) -> None:
+    """Read a partition from its beginning, as the follower does."""
+    memory.begin(topic, partition)
+    for offset, record in enumerate(records):
+        memory.take(topic, partition, record, offset)
+    memory.loaded(topic, partition)
+
+
+def refresh(memory: Memory) -> None:
+    end = monotonic_s() + REFRESH_S
+    while monotonic_s() < end:
+        pass
+    memory.pause()
+
+
+def model(**arms: int) -> PlacementModel:
+    return PlacementModel({key: ArmStatistics(100, clicks * MICROS) for key, clicks in arms.items()}, now_ms())
+
+
+def test_partitions_are_added_up_and_each_change_is_used() -> None:
+    memory = Memory(settings())
+    read(memory, MODELS, 0, StateWriter.fence("o"), change(5, {"home": model(a=1, b=2)}))
+    read(memory, MODELS, 1, StateWriter.fence("o"), change(8, {"home": model(a=3)}))
+    refresh(memory)
+    found = memory.policy("home")
+    assert found.policy.arms == {"a": ArmStatistics(200, 4 * MICROS), "b": ArmStatistics(100, 2 * MICROS)}
+    assert found.model_version == "0:5,1:8"
+    memory.take(MODELS, 1, change(9, {"home": model(a=7)}), 2)
+    refresh(memory)
+    assert memory.policy("home").policy.arms["a"] == ArmStatistics(200, 8 * MICROS)
+    assert memory.policy("home").model_version == "0:5,1:9"
+
+
+def test_an_entry_that_was_only_swept_does_not_make_the_policy_anew() -> None:
+    """Records carry unchanged entries too: they keep the log short and mean nothing."""
+    memory = Memory(settings())
+    read(memory, MODELS, 0, StateWriter.fence("o"), change(5, {"home": model(a=1)}))
+    refresh(memory)
+    before = memory.policy("home")
+    memory.take(MODELS, 0, change(6, {"home": msgspec.msgpack.decode(
+        msgspec.msgpack.encode(PlacementModel(before.policy.arms, before.updated_ms)), type=PlacementModel)}), 2)  # fmt: skip
+    refresh(memory)
+    assert memory.policy("home") is before
+
+
+def test_a_version_in_parts_counts_once_its_last_part_is_there() -> None:
+    memory = Memory(settings())
+    read(memory, MODELS, 0, StateWriter.fence("o"))
+    memory.take(MODELS, 0, change(5, {"home": model(a=1)}, more=True), 1)
+    refresh(memory)
+    assert not memory.is_known("home")
+    memory.take(MODELS, 0, change(5, {"cart": model(a=1)}), 2)
+    refresh(memory)
+    assert memory.is_known("home")
+    assert memory.is_known("cart")
+
+
+def test_a_partition_that_is_read_anew_stays_in_use_until_it_is_whole_and_forgets_what_is_gone() -> None:
+    memory = Memory(settings())
+    read(memory, MODELS, 0, StateWriter.fence("o"), change(5, {"home": model(a=1), "old": model(a=1)}))
+    refresh(memory)
+    memory.begin(MODELS, 0)
+    memory.take(MODELS, 0, change(9, {"home": model(a=2)}), 7)
+    refresh(memory)
+    assert memory.policy("home").policy.arms["a"].reward_micros == MICROS
+    memory.loaded(MODELS, 0)
+    refresh(memory)
+    assert memory.policy("home").policy.arms["a"].reward_micros == 2 * MICROS
+    assert memory.policy("old").policy.arms == {}
+
+
+def test_what_is_missing_is_named_until_it_is_there() -> None:
+    memory, now = Memory(settings()), now_ms()
+    at = partition_of("v", 2)
+    assert memory.degraded("v", now) == ["profiles_loading", "models_loading"]
+    assert memory.degraded("", now) == ["models_loading"]
+    for partition in range(2):
+        read(memory, MODELS, partition, StateWriter.fence("o"), change(1, {}))
+        read(memory, PROFILES, partition, StateWriter.fence("o"), change(1, {}))
+    assert memory.is_loaded
+    assert memory.degraded("v", now_ms()) == []
+    assert memory.degraded("v", now_ms() + STALE_MS + 1_000) == ["profiles_stale", "models_stale"]
+    memory.take(PROFILES, at, change(2, {}, block_time_ms=now_ms() + 60_000), 2)
+    assert memory.degraded("v", now_ms() + STALE_MS + 1_000) == ["models_stale"]
+
+
+def test_a_profile_is_found_in_its_partition_and_gone_when_it_is_deleted() -> None:
+    memory = Memory(settings())
+    at = partition_of("v", 2)
+    read(memory, PROFILES, at, StateWriter.fence("o"), change(4, {"v": VisitorState(Profile(events=3))}))
+    found = memory.visitor("v")
+    assert found.state is not None
+    assert (found.state.profile.events, found.version) == (3, 4)
+    memory.take(PROFILES, at, change(5, {}, ("v",)), 2)
+    assert memory.visitor("v").state is None
+
+
+def test_a_placement_without_a_model_decides_by_the_prior_of_its_own_policy() -> None:
+    memory = Memory(settings(policy_placements={"lab": "uniform"}, policy_epsilon=0.3))
+    assert isinstance(memory.policy("lab").policy, Uniform)
+    policy = memory.policy("home").policy
+    assert isinstance(policy, EpsilonGreedy)
+    assert policy.probabilities(policy.scores(["a", "b"])) == [0.5, 0.5]
+    assert policy.rules.epsilon == 0.3
+
+
+def test_a_policy_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(SettingsError, match="HERALD_POLICY_PLACEMENTS: home = 'ucb'.*epsilon_greedy"):
+        Memory(settings(policy_placements={"home": "ucb"}))
+
+
+class Tape:
+    """A block writer that keeps what it is given."""
+
+    is_available = True
+
+    def __init__(self, room: int = 10**9) -> None:
+        self.room = room
+        self.events: list[tuple[int, Context, str, str, bytes]] = []
+
+    def has_room(self, more_bytes: int) -> bool:
+        return more_bytes <= self.room
+
+    def add(self, partition: int, context: Context, event_id: str, visitor: str, raw: bytes) -> None:
+        self.events.append((partition, context, event_id, visitor, raw))
+
+
+def log_of(number: int, features: int = 0) -> DecisionLog:
+    ids = [f"a{at}" for at in range(max(1, features))]
+    found = {action_id: {"x": 1} for action_id in ids} if features else {}
+    return DecisionLog(f"{number:032x}", "home", "uniform", "", "s", [Choice("a0", 0, 1.0)], ids, [1.0] * len(ids), features=found)
+
+
+def test_only_so_many_decisions_are_remembered() -> None:
+    pen = Pen(Tape(), 2, 3, b"key")  # type: ignore[arg-type]
+    for number in range(5):
+        assert pen.decision(log_of(number), "v", Sender("shop"), 1)
+    assert [pen.recent(f"{number:032x}") is not None for number in range(5)] == [False, False, True, True, True]
+
+
+def test_events_of_one_moment_share_a_context() -> None:
+    tape = Tape()
+    pen = Pen(tape, 2, 3, b"key")  # type: ignore[arg-type]
+    for number, (site, time_ms) in enumerate([("shop", 1), ("shop", 1), ("blog", 1), ("blog", 2)]):
+        pen.decision(log_of(number), "v", Sender(site), time_ms)
+    contexts = [context for _, context, *_ in tape.events]
+    assert contexts[0] is contexts[1]
+    assert len({id(context) for context in contexts}) == 3
+
+
+def test_a_record_too_complex_for_the_clean_stage_goes_without_features_and_says_so() -> None:
+    tape = Tape()
+    pen = Pen(tape, 2, 3, b"key")  # type: ignore[arg-type]
+    log = log_of(1, features=LOG_KEYS_MAX)
+    assert pen.decision(log, "v", Sender("shop"), 1)
+    assert (log.features, log.degraded) == ({}, ["features_unlogged"])
+    assert len(log.candidates) == LOG_KEYS_MAX
+
+
+def test_a_view_of_another_epoch_is_void() -> None:
+    """A record of a fenced owner leaves the model as it is."""
+    memory = Memory(settings())
+    read(memory, MODELS, 0, StateWriter.fence("o"), change(5, {"home": model(a=1)}), StateWriter.fence("new"))
+    memory.take(MODELS, 0, change(6, {"home": model(a=9)}), 3)
+    refresh(memory)
+    assert memory.policy("home").policy.arms["a"].reward_micros == MICROS
+    assert isinstance(memory._in_use[MODELS.name][0].view, StateView)

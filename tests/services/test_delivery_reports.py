@@ -1,0 +1,128 @@
+"""Reports: closed lists of names, values bound, and nothing of a caller's in the text of a query."""
+
+import re
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.rollup import KINDS
+from pipeline.delivery.problems import Problem
+from pipeline.delivery.reports import (
+    COUNTS,
+    DIMENSIONS,
+    INTERVALS,
+    KIND_DIMENSIONS,
+    METRICS,
+    MONEY,
+    Query,
+    read_query,
+    run_query,
+    sql_of,
+)
+from schemas.tables import ROLLUP_MINUTE
+
+NOW_MS = 1_795_000_000_000
+WORDS = re.compile(r"[A-Za-z0-9_ ,.()'%=<>\[\]!*-]*")
+
+
+def read(**params: str) -> Query:
+    return read_query([(name.rstrip("_"), value) for name, value in params.items()], NOW_MS)
+
+
+class Rows:
+    """A warehouse that gives these rows, and keeps what it was asked."""
+
+    def __init__(self, *rows: tuple[object, ...]) -> None:
+        self.rows = list(rows)
+        self.asked = ""
+
+    def execute(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[object, ...]]:
+        self.asked = sql
+        return self.rows
+
+
+def test_the_names_are_those_of_the_rollups_and_their_table() -> None:
+    assert list(KIND_DIMENSIONS) == [kind.name for kind in KINDS]
+    assert {*COUNTS, *MONEY, "visitors"} <= set(ROLLUP_MINUTE.column_names)
+
+
+def test_a_report_asks_the_rollup_that_holds_its_dimensions() -> None:
+    sql, params = sql_of(read(dimensions="placement,action", metrics="impressions,click_rate", interval="hour", site="shop"))
+    assert sql == (
+        "SELECT toUnixTimestamp(toStartOfHour(minute)) AS bucket, first, second, sum(impressions), sum(clicks) "
+        "FROM rollup_minute FINAL WHERE kind = %(kind)s AND minute >= toDateTime(%(from_s)s, 'UTC') "
+        "AND minute < toDateTime(%(to_s)s, 'UTC') AND is_bot = 0 AND site = %(site)s "
+        "GROUP BY bucket, first, second ORDER BY bucket, first, second LIMIT 1001"
+    )
+    assert params == {"kind": "placement_action", "from_s": 1_794_913_600, "to_s": 1_795_000_000, "site": "shop"}
+
+
+def test_rows_carry_time_dimensions_rates_and_money_by_currency() -> None:
+    query = read(dimensions="campaign", metrics="click_rate,revenue_micros,events", interval="day", channel="search", limit="1")
+    warehouse = Rows((1_795_000, "c1", 3, 12, (["EUR"], [5]), 20), (1_795_001, "c2", 0, 0, ([], []), 0))
+    rows, truncated = run_query(query, warehouse)
+    expected = {"time_ms": 1_795_000_000, "campaign": "c1", "click_rate": 0.25, "revenue_micros": {"EUR": 5}, "events": 20}
+    assert rows == [expected]
+    assert truncated
+    assert "second = %(filter_0)s" in warehouse.asked
+
+
+def test_a_rate_of_nothing_is_null() -> None:
+    rows, _ = run_query(read(metrics="click_rate"), Rows((0, 0)))
+    assert rows == [{"click_rate": None}]
+
+
+@pytest.mark.parametrize(("params", "where", "expected"), [
+    ({"dimensions": "visitor"}, "dimensions", "event_type"),
+    ({"dimensions": "placement,channel"}, "dimensions", "placement and action"),
+    ({"dimensions": "placement", "page": "x"}, "page", "unknown parameter"),
+    ({"dimensions": "placement", "host": "x"}, "dimensions", "not counted together"),
+    ({"dimensions": "host,host"}, "dimensions", "only once"),
+    ({"metrics": "sum(events)"}, "metrics", "impressions"),
+    ({"metrics": "visitors"}, "metrics", "do not add up"),
+    ({"metrics": "visitors", "dimensions": "host,path", "interval": "hour"}, "metrics", "interval=minute"),
+    ({"interval": "week"}, "interval", "minute, hour, day, all"),
+    ({"interval": "minute", "from": "0"}, "interval", "a longer one"),
+    ({"from": "yesterday"}, "from", "ISO 8601"),
+    ({"from": "2026-11-22T00:00:00Z", "to": "2026-11-21"}, "from", "not before"),
+    ({"to": "9" * 15}, "to", "ms since 1970"),
+    ({"limit": "0"}, "limit", "1 to 10000"),
+    ({"limit": "1e3"}, "limit", "1 to 10000"),
+    ({"bots": "yes"}, "bots", "exclude, only, include"),
+    ({"timezone": "UTC'"}, "timezone", "unknown parameter"),
+    ({"site": "x" * 1_025}, "site", "at most 1024"),
+])  # fmt: skip
+def test_a_wrong_parameter_is_named_with_what_is_allowed(params: dict[str, str], where: str, expected: str) -> None:
+    with pytest.raises(Problem) as found:
+        read_query(list(params.items()), NOW_MS)
+    assert found.value.status == 422
+    assert found.value.errors[0][0] == where
+    assert expected in found.value.detail
+
+
+def test_a_parameter_given_twice_is_refused() -> None:
+    with pytest.raises(Problem, match="once"):
+        read_query([("site", "a"), ("site", "b")], NOW_MS)
+
+
+HOSTILE = st.sampled_from(["' OR 1=1 --", "%(kind)s", "; DROP TABLE events", "\\'", "`", "UNION SELECT", "x\x00", "%s"]) | st.text()
+NAMES = st.sampled_from(["dimensions", "metrics", "from", "to", "interval", "site", "bots", "limit", *DIMENSIONS]) | HOSTILE
+VALUES = st.sampled_from([*DIMENSIONS, *METRICS, *INTERVALS, "placement,action", "5", "exclude"]) | HOSTILE
+
+
+@settings(max_examples=500)
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=5))
+def test_nothing_that_is_sent_reaches_the_text_of_a_query(params: list[tuple[str, str]]) -> None:
+    """Whatever is asked: refused, or a statement made of our own words with all values beside it."""
+    try:
+        query = read_query(params, NOW_MS)
+    except Problem as problem:
+        assert problem.status == 422
+        return
+    sql, bound = sql_of(query)
+    assert WORDS.fullmatch(sql)
+    ours = {*bound, "UTC"}
+    assert set(re.findall(r"%\((\w+)\)s", sql)) == set(bound)
+    assert set(re.findall(r"'([^']*)'", sql)) <= ours
