@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import faust
-from faust.types import EventT
+from faust.types import TP, EventT
 
 from agents.app import make_app, on_rebalance, raw_topic, run_worker, stop_now
 from agents.arrival import arrived
+from agents.watch import Watch
 from pipeline.edge import metrics
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.edge.clock import now_ms
@@ -58,7 +59,9 @@ class AggregateRunner:
         self.chunk = Chunk()
         self.generation = 0
         self._storing = asyncio.Lock()
+        self.positions: dict[TP, int] = {}
         self._wire()
+        Watch(NAME, self.app, lambda: self.positions)
 
     def _wire(self) -> None:
         on_rebalance(self.app, self._revoked, self._assigned)
@@ -117,6 +120,7 @@ class AggregateRunner:
                 if generation == self.generation:
                     for acks, event in chunk.events:
                         await acks.ack(event)
+                        self.positions[event.message.tp] = event.message.offset + 1
                 self._observe(chunk)
         except Exception as error:  # noqa: BLE001
             stop_now(f"{NAME}: storing {len(self.chunk.blocks)} blocks", error)
@@ -129,7 +133,7 @@ class AggregateRunner:
     async def _assigned(self, sender: Any, *_: Any, **__: Any) -> None:
         try:
             names = {self.settings.topic(topic.name): topic.name for topic in READS}
-            self.applied = {}
+            self.applied, self.positions = {}, {}
             for tp in self.app.consumer.assignment():
                 if tp.topic in names:
                     key = (names[tp.topic], tp.partition)

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import faust
-from faust.types import EventT
+from faust.types import TP, EventT
 
 from agents.app import make_app, on_rebalance, raw_topic, stop_now
 from agents.arrival import Arrival, arrived
 from agents.restore import Restored, packed, state_headers, take_over
+from agents.watch import Trim, Watch
 from pipeline.core.stage import Applied, Fold
 from pipeline.core.state import StateView, StateWriter
 from pipeline.edge import metrics
@@ -53,6 +54,7 @@ class Owned:
     queue: asyncio.Queue[Arrival | None]
     task: asyncio.Task[None] | None = None
     fenced: bool = False
+    position: int = -1  # next offset of the input topic (not an origin: hops repeat blocks)
 
 
 class StageRunner:
@@ -68,11 +70,18 @@ class StageRunner:
         self.stream: faust.Stream[Any] | None = None
         self._producer: Any = None
         self._wire()
+        Watch(fold.name, self.app, self._positions)
+        Trim(self.app, settings, fold.state.name, lambda: [(p, o.writer.begin) for p, o in self.owned.items()])
 
     def _wire(self) -> None:
         topic = raw_topic(self.app, self.settings, self.kind.source)
         on_rebalance(self.app, self._revoked, self._assigned)
-        self.app.agent(topic, name=f"{self.kind.name}", concurrency=1)(self._receive)
+        self.app.on_before_shutdown.connect(self._stopping)
+        self.app.agent(topic, name=self.kind.name, concurrency=1)(self._receive)
+
+    def _positions(self) -> dict[TP, int]:
+        name = self.settings.topic(self.kind.source.name)
+        return {TP(name, p): owned.position for p, owned in self.owned.items() if owned.position >= 0}
 
     async def _receive(self, stream: Any) -> None:
         """The agent: hand each block to its partition, in order. Nothing is acknowledged here."""
@@ -118,6 +127,10 @@ class StageRunner:
             owned.fenced = True
             await self._quiesce(partition, owned)
         self.owned.clear()
+
+    async def _stopping(self, *_: Any, **__: Any) -> None:
+        if self._producer is not None:
+            await self._producer.stop()
 
     async def _quiesce(self, partition: int, owned: Owned) -> None:
         while not owned.queue.empty():
@@ -177,6 +190,7 @@ class StageRunner:
         assert self.stream is not None
         for arrival in group:
             await self.stream.ack(arrival.event)
+        owned.position = group[-1].event.message.offset + 1
 
     def _no_gap(self, origin: Origin, version: int) -> None:
         if origin.offset == version + 1:

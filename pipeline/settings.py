@@ -1,9 +1,9 @@
 """Every setting: name, default, unit and meaning in one frozen object, read once at start from `HERALD_*`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipeline.errors import SettingsError
@@ -150,6 +150,16 @@ class Settings(BaseSettings):
         """`a,b` -> ("a", "b")."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        """Refuse settings that are each possible but not together."""
+        if self.retention_days * DAY_MS < self.age_max_ms:
+            raise ValueError(
+                f"HERALD_RETENTION_DAYS = {self.retention_days}: expected at least HERALD_AGE_MAX_MS "
+                f"({self.age_max_ms // DAY_MS} days), or rows vanish as they are stored and the books never balance"
+            )
+        return self
+
     @property
     def bootstrap_servers(self) -> str:
         """The Kafka to talk to: the given one or the embedded one."""
@@ -200,9 +210,13 @@ def load(**overrides: object) -> Settings:
         settings = Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         for wrong in error.errors():
+            said = wrong["msg"].removeprefix("Value error, ")
+            if not wrong["loc"]:  # settings that do not go together: the text names them
+                lines.append(said)
+                continue
             name = "HERALD_" + "_".join(str(part) for part in wrong["loc"][:1]).upper()
             shown = "(hidden)" if "secret" in name.lower() or "password" in name.lower() else repr(wrong["input"])
-            lines.append(f"{name} = {shown}: {wrong['msg']}")
+            lines.append(f"{name} = {shown}: {said}")
         raise SettingsError("\n".join(lines)) from None
     if lines:
         raise SettingsError("\n".join(lines))

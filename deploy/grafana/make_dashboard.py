@@ -182,8 +182,9 @@ DELIVERY = Row(
               [Line(per_second(metrics.REWARDS, "kind", "result"), "{{kind}} {{result}}")], "cps"),
         Panel("model age", [metrics.MODEL_AGE], [Line(f"max({name_of(metrics.MODEL_AGE)})", "age")], "s", limit=3600),
         Panel("profiles in memory", [metrics.PROFILES], [Line(f"max({name_of(metrics.PROFILES)})", "profiles")]),
-        Panel("decisions in no log", [metrics.DECISIONS_UNLOGGED],
-              [Line(per_second(metrics.DECISIONS_UNLOGGED), "unlogged")], "cps"),
+        Panel("decisions in no log, or not readable in it", [metrics.DECISIONS_UNLOGGED, metrics.BAD_DECISIONS],
+              [Line(per_second(metrics.DECISIONS_UNLOGGED), "unlogged"),
+               Line(per_second(metrics.BAD_DECISIONS), "not readable")], "cps"),
     ],
 )  # fmt: skip
 

@@ -76,17 +76,21 @@ class KafkaSink:
             self._thread.join(timeout=10)
 
     def _keep_connected(self) -> None:
-        while True:
+        while not self._stopping.is_set():
             self._wanted.wait()
-            while self._old:
-                _close(self._old.pop())
-            if self._stopping.is_set():
-                return
             self._wanted.clear()
-            self._producer = self._connect()
-            if self._producer is None:
-                self._wanted.set()
-                self._stopping.wait(RETRY_S)
+            self._close_old()
+            if not self._stopping.is_set():
+                self._producer = self._connect()
+                if self._producer is None:
+                    self._wanted.set()
+                    self._stopping.wait(RETRY_S)
+        self.reset()
+        self._close_old()
+
+    def _close_old(self) -> None:
+        while self._old:
+            _close(self._old.pop())
 
     def _connect(self) -> Any:
         producer = None

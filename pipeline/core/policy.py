@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, NamedTuple
 
 import numpy as np
-import scipy.special  # type: ignore[import-untyped]  # comes with River, whose Beta is made of it
+import scipy.special
 from numpy.typing import NDArray
 from river import bandit, proba, stats
 

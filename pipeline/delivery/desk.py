@@ -8,6 +8,7 @@ from urllib.parse import quote
 from pipeline.collector.identity import usable_id
 from pipeline.core.decide import Action, Ask, Known, decide, made_elsewhere, make_id
 from pipeline.core.link import Link, LinkKind, seal
+from pipeline.core.profile import strongest_interest
 from pipeline.delivery.api import Chosen, DecisionAnswer, DecisionRequest, ProfileRead
 from pipeline.delivery.log import Pen, Sender
 from pipeline.delivery.memory import Found, Memory
@@ -97,13 +98,12 @@ class Desk:
         context: dict[str, object] = dict(request.context)
         if found.state is not None:
             profile = found.state.profile
-            strongest = max(profile.interests, key=lambda name: profile.interests[name].weight, default="")
             context["profile"] = {
                 "version": found.version,
                 "visits": profile.visits,
                 "events": profile.events,
                 "purchases": profile.purchases,
-                "interest": strongest,
+                "interest": strongest_interest(profile, self._settings.interest_half_life_ms),
                 "is_bot": profile.is_bot,
             }
         return Ask(request.placement, visitor, actions, request.count, context)

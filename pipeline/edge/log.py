@@ -47,5 +47,6 @@ def set_up(level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("faust", "mode", "aiokafka", "_granian", "granian", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
-    # kafka-python tells of every attempt to connect; what it means for us we say ourselves.
-    logging.getLogger("kafka").setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)
+    # These tell of every attempt to connect, with a traceback; what it means for us we say ourselves.
+    for chatty in ("kafka", "clickhouse_driver.connection"):
+        logging.getLogger(chatty).setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)

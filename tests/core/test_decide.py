@@ -128,7 +128,9 @@ def test_another_model_or_an_altered_log_does_not_replay() -> None:
 
 
 def test_each_excluded_action_is_named_with_its_reason() -> None:
-    ask = Ask("home", "v", [Action("a"), Action("b", url="//evil.example"), Action("a"), Action("c", url="https://x.example")])
+    ask = Ask(
+        "home", "v", [Action("a"), Action("b", url="//evil.example"), Action("a"), Action("c", url="https://x.example")]
+    )
     log = decide(ask, known(), make_id(1, "v", 1), "seed")
     assert log.candidates == ["a", "c"]
     assert log.excluded == {"b": "bad_url", "a": "duplicate"}

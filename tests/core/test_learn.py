@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 import pytest
@@ -53,7 +54,7 @@ OUTCOMES = st.lists(
 @given(OUTCOMES, st.lists(st.integers(0, 40), max_size=6))
 def test_the_state_does_not_depend_on_how_outcomes_are_cut_into_blocks(found: list[Outcome], cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(found)]
-    cut = [found[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    cut = [found[start:end] for start, end in pairwise(edges)]
     assert learn([found]) == learn(cut)
 
 
@@ -95,7 +96,7 @@ def test_news_that_adds_nothing_writes_nothing() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from([0.0, 0.3, 1.0])), min_size=1, max_size=150))
-def test_the_policy_made_from_the_sums_is_the_one_that_river_would_have_learnt(rewards: list[tuple[str, float]]) -> None:
+def test_the_policy_made_from_the_sums_is_the_one_that_river_would_learn(rewards: list[tuple[str, float]]) -> None:
     rules = PolicyRules()
     river = bandit.EpsilonGreedy(
         epsilon=rules.epsilon, reward_obj=stats.BayesianMean(rules.prior_mean, rules.prior_trials)

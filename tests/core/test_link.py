@@ -17,7 +17,7 @@ def link(kind: LinkKind = LinkKind.CLICK, action_id: str = "a1", target: str = U
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 
 
-@given(st.builds(Link, st.just(LinkKind.CLICK), TEXT, TEXT, TEXT, TEXT, TEXT, TEXT, st.integers(0, 2**50), st.just(URL)))
+@given(st.builds(Link, st.just(LinkKind.CLICK), *[TEXT] * 6, st.integers(0, 2**50), st.just(URL)))
 def test_a_token_says_what_was_sealed_in_it(sealed: Link) -> None:
     token = seal(sealed, KEY)
     assert unseal(token, KEY, LinkKind.CLICK, sealed.expires_ms) == sealed

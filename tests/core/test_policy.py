@@ -36,7 +36,7 @@ def arms(draw: st.DrawFn) -> dict[str, ArmStatistics]:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from([0.0, 0.25, 1.0])), max_size=200))
-def test_the_estimates_are_those_of_a_river_bandit_that_was_fed_the_same_rewards(rewards: list[tuple[str, float]]) -> None:
+def test_the_estimates_are_those_of_a_river_bandit_fed_the_same_rewards(rewards: list[tuple[str, float]]) -> None:
     """Sums in, one by one in River: the same means, and the same greedy action where there is no tie."""
     river = bandit.EpsilonGreedy(epsilon=0.1, reward_obj=stats.BayesianMean(RULES.prior_mean, RULES.prior_trials))
     sums: dict[str, ArmStatistics] = {}
@@ -121,7 +121,7 @@ def test_uniform_ignores_what_was_learnt() -> None:
 
 
 @given(st.lists(arms(), min_size=1, max_size=5), st.randoms(use_true_random=False))
-def test_merging_partitions_is_the_same_in_any_order(shards: list[dict[str, ArmStatistics]], rng: random.Random) -> None:
+def test_merging_is_the_same_in_any_order(shards: list[dict[str, ArmStatistics]], rng: random.Random) -> None:
     shuffled = list(shards)
     rng.shuffle(shuffled)
     merged = merge(shards)

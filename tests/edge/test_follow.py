@@ -113,7 +113,7 @@ def test_what_is_written_later_is_followed_in_order(settings: Settings) -> None:
 
 
 def test_a_log_that_was_trimmed_under_the_reader_is_read_anew(settings: Settings) -> None:
-    """The reader stalls, the log goes on and loses its beginning: what is in between is unknown, so all is read again."""
+    """The reader stalls, the log goes on and loses its beginning: what lies between is unknown, all is read again."""
     owner = StateTopic(settings, PROFILES, 0)
     visitors(owner, range(50))
     tape = Tape()

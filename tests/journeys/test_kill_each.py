@@ -107,7 +107,7 @@ def profiles(run: Whole, rows: list[Recorded], shift_ms: int) -> dict[str, objec
 def rollup(run: Whole, shift_ms: int) -> dict[object, object]:
     """Return the event-type rollup, all minutes added: absolute values that a lost or doubled block would change."""
     sql = (
-        "SELECT kind, d1, d2, sum(events), sum(visitors), sum(revenue_micros) FROM rollup_minute FINAL "
-        "GROUP BY kind, d1, d2 ORDER BY kind, d1, d2"
+        "SELECT kind, first, second, sum(events), sum(visitors), sum(revenue_micros) FROM rollup_minute FINAL "
+        "GROUP BY kind, first, second ORDER BY kind, first, second"
     )
     return {row[:3]: row[3:] for row in run.ask(sql)}

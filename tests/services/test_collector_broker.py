@@ -38,7 +38,11 @@ class Sender:
                 name = uuid.uuid4().hex
                 status = 0
                 while status != 200 and not self._is_over.is_set():
-                    answer = http.post("/v1/track", json={"writeKey": "demo", "messageId": name, "userId": name})
+                    event = {"writeKey": "demo", "messageId": name, "userId": name}
+                    try:
+                        answer = http.post("/v1/track", json=event)
+                    except httpx.TransportError:
+                        return  # the collector was killed
                     status = answer.status_code
                     self.answers.append(status)
                     if status == 200:
@@ -52,6 +56,7 @@ class Sender:
         goal = len(self.stored) + count
         deadline = time.monotonic() + timeout_s
         while len(self.stored) < goal:
+            assert any(thread.is_alive() for thread in self._threads), "the collector closed every connection"
             assert time.monotonic() < deadline, f"{len(self.stored)} stored, expected {goal}; last {self.answers[-5:]}"
             time.sleep(0.02)
 
@@ -124,6 +129,16 @@ def test_a_killed_broker_loses_nothing_that_was_promised(broker: EmbeddedKafka, 
             collector.wait_until("/readyz", 200)
             sender.wait_for(50)
         assert set(sender.answers) <= {200, 503}
+        assert set(sender.stored) <= set(stored_in(collector))
+
+
+def test_a_killed_collector_has_stored_all_that_it_promised(broker: EmbeddedKafka, tmp_path: Path) -> None:
+    with collector_on(broker.bootstrap_servers, tmp_path / "data", **PATIENCE) as collector:
+        sender = Sender(collector.url)
+        with sender.running():
+            sender.wait_for(300)
+            collector.process.kill()
+            collector.process.wait(10)
         assert set(sender.stored) <= set(stored_in(collector))
 
 

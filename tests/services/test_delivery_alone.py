@@ -82,8 +82,9 @@ def test_profiles_that_are_still_being_read_are_no_404(alone: Service) -> None:
     {"x-herald-key": ""}, {"x-herald-key": "firstsecond"}, {"authorization": "first"},
 ])  # fmt: skip
 def test_without_a_key_nothing_is_told(alone: Service, headers: dict[str, str]) -> None:
-    asked = [("POST", "/v1/decisions"), ("GET", "/v1/profiles/v1"), ("GET", "/v1/models/home"), ("GET", "/v1/reports/rollup"),
-             ("GET", f"/v1/decisions/{'0' * 32}"), ("POST", f"/v1/decisions/{'0' * 32}/reward")]  # fmt: skip
+    asked = [("POST", "/v1/decisions"), ("GET", "/v1/profiles/v1"), ("GET", "/v1/models/home"),
+             ("GET", "/v1/reports/rollup"), ("GET", f"/v1/decisions/{'0' * 32}"),
+             ("POST", f"/v1/decisions/{'0' * 32}/reward")]  # fmt: skip
     for method, path in asked:
         answer = alone.http.request(method, path, headers=headers)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
@@ -95,14 +96,12 @@ def test_any_of_the_keys_opens(alone: Service, headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(("given", "expected"), [
-    ({"host": "0.0.0.0"}, "HERALD_DELIVERY_KEYS"),  # noqa: S104
+    ({"host": "0.0.0.0"}, "HERALD_DELIVERY_KEYS"),
     ({"policy_default": "best"}, "epsilon_greedy, thompson, uniform"),
     ({"policy_placements": {"home": "ucb"}}, "'ucb'"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_meant_stop_the_start(tmp_path: Path, given: dict[str, Any], expected: str) -> None:
-    settings = Settings(
-        data_dir=tmp_path, kafka_bootstrap_servers="127.0.0.1:1", delivery_port=free_port(), **given
-    )
+    settings = Settings(data_dir=tmp_path, kafka_bootstrap_servers="127.0.0.1:1", delivery_port=free_port(), **given)
     service = Service(settings, tmp_path / "log")
     service.http.close()
     assert service.process.wait(30) == 2

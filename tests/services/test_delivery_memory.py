@@ -25,7 +25,9 @@ def settings(**more: object) -> Settings:
     return Settings(partitions=2, **more)  # type: ignore[arg-type]
 
 
-def change(version: int, entries: dict[str, msgspec.Struct], deletes: tuple[str, ...] = (), **more: object) -> StateRecord:
+def change(
+    version: int, entries: dict[str, msgspec.Struct], deletes: tuple[str, ...] = (), **more: object
+) -> StateRecord:
     puts = [(key, msgspec.msgpack.encode(value)) for key, value in entries.items()]
     return msgspec.structs.replace(
         StateRecord("change", "o", 0, version, 0, b"", puts, list(deletes), False, now_ms()), **more
@@ -71,8 +73,7 @@ def test_an_entry_that_was_only_swept_does_not_make_the_policy_anew() -> None:
     read(memory, MODELS, 0, StateWriter.fence("o"), change(5, {"home": model(a=1)}))
     refresh(memory)
     before = memory.policy("home")
-    memory.take(MODELS, 0, change(6, {"home": msgspec.msgpack.decode(
-        msgspec.msgpack.encode(PlacementModel(before.policy.arms, before.updated_ms)), type=PlacementModel)}), 2)  # fmt: skip
+    memory.take(MODELS, 0, change(6, {"home": PlacementModel(before.policy.arms, before.updated_ms)}), 2)
     refresh(memory)
     assert memory.policy("home") is before
 
@@ -139,7 +140,7 @@ def test_a_placement_without_a_model_decides_by_the_prior_of_its_own_policy() ->
 
 
 def test_a_policy_that_does_not_exist_is_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match="HERALD_POLICY_PLACEMENTS: home = 'ucb'.*epsilon_greedy"):
+    with pytest.raises(SettingsError, match=r"HERALD_POLICY_PLACEMENTS: home = 'ucb'.*epsilon_greedy"):
         Memory(settings(policy_placements={"home": "ucb"}))
 
 
@@ -162,7 +163,8 @@ class Tape:
 def log_of(number: int, features: int = 0) -> DecisionLog:
     ids = [f"a{at}" for at in range(max(1, features))]
     found = {action_id: {"x": 1} for action_id in ids} if features else {}
-    return DecisionLog(f"{number:032x}", "home", "uniform", "", "s", [Choice("a0", 0, 1.0)], ids, [1.0] * len(ids), features=found)
+    choices, propensities = [Choice("a0", 0, 1.0)], [1.0] * len(ids)
+    return DecisionLog(f"{number:032x}", "home", "uniform", "", "s", choices, ids, propensities, features=found)
 
 
 def test_only_so_many_decisions_are_remembered() -> None:
