@@ -101,6 +101,7 @@ class Supervisor:
         now = time.monotonic()
         if part.process is not None and part.process.poll() is not None:
             code, ran_s = part.process.returncode, now - part.started_s
+            _let_go(part.process)
             part.backoff_s = BACKOFF_FIRST_S if ran_s > STEADY_S else min(BACKOFF_MAX_S, part.backoff_s * 2)
             part.again_s, part.process = now + part.backoff_s, None
             part.restarts += 1
@@ -145,6 +146,13 @@ def _stop_all(group: Sequence[Part]) -> None:
             log.warning("%s did not stop within %.0f s: killed", part.name, STOP_S)
             part.process.kill()
             part.process.wait()
+        _let_go(part.process)
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> None:
+    """Close our end of an ended process's standard input."""
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _tail(path: Path, lines: int) -> list[str]:
