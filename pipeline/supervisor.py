@@ -10,9 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from pipeline.edge import metrics
 from pipeline.errors import HeraldError
@@ -43,7 +42,6 @@ class Part:
     backoff_s: float = BACKOFF_FIRST_S
     again_s: float = 0.0
     restarts: int = 0
-    log_file: IO[bytes] | None = field(default=None, repr=False)
 
 
 class Supervisor:
@@ -79,16 +77,15 @@ class Supervisor:
             time.sleep(0.1)
 
     def _spawn(self, part: Part) -> None:
-        part.log_file = (self._logs / f"{part.name}.log").open("ab")
-        part.process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli", "--supervised", *part.arguments],
-            stdin=subprocess.PIPE,
-            stdout=part.log_file,
-            stderr=part.log_file,
-            env=self.settings.as_environment(),
-            start_new_session=True,  # Ctrl-C reaches us alone; we stop the parts in our own order
-        )
-        part.log_file.close()
+        with (self._logs / f"{part.name}.log").open("ab") as log_file:
+            part.process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.cli", "--supervised", *part.arguments],
+                stdin=subprocess.PIPE,
+                stdout=log_file,
+                stderr=log_file,
+                env=self.settings.as_environment(),
+                start_new_session=True,  # Ctrl-C reaches us alone; we stop the parts in our own order
+            )
         part.started_s = time.monotonic()
 
     def _watch(self) -> None:

@@ -1,20 +1,23 @@
 """`herald up`: stores first, then topics and tables, then our parts; until Ctrl-C."""
 
 import signal
+import socket
 import threading
+from collections.abc import Iterator
 
 from rich.console import Console
 
 from pipeline import tables, topics
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.errors import EmbeddedError
-from pipeline.parts import services, stores
+from pipeline.parts import STAGES, metrics_port, services, stores
 from pipeline.settings import Settings, with_secrets
 from pipeline.supervisor import Supervisor
 
 
 def start(settings: Settings, console: Console) -> Supervisor:
     """Start everything and return its supervisor. Raises HeraldError, with what did start stopped again."""
+    check_ports(settings)
     supervisor = Supervisor(settings)
     try:
         _prepare(settings, console)
@@ -33,17 +36,60 @@ def start(settings: Settings, console: Console) -> Supervisor:
 
 def _prepare(settings: Settings, console: Console) -> None:
     """Do what needs the network or may take long here, where it can be seen, rather than in a child."""
+    _make_folder(settings)
+    if not settings.kafka_bootstrap_servers:
+        from pipeline.embedded.kafka_jars import kafka_jars
+
+        with console.status("fetching Apache Kafka (once)"):
+            kafka_jars(None, lambda line: console.print(line, markup=False, highlight=False))
+
+
+def _make_folder(settings: Settings) -> None:
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EmbeddedError(
             f"HERALD_DATA_DIR = {settings.data_dir}: {error.strerror}; choose a writable folder"
         ) from error
-    if not settings.kafka_bootstrap_servers:
-        from pipeline.embedded.kafka_jars import kafka_jars
 
-        with console.status("fetching Apache Kafka (once)"):
-            kafka_jars(None, lambda line: console.print(line, markup=False, highlight=False))
+
+def check_ports(settings: Settings) -> None:
+    """Raise EmbeddedError naming every port that is taken, or wanted twice, and its setting.
+
+    Another Herald that answers there would else pass for the parts that we start, while ours start again and again.
+    """
+    wrong = []
+    wanted: dict[int, str] = {}
+    for name, host, port in _ports(settings):
+        if port in wanted:
+            wrong.append(f"{name} and {wanted[port]} are both {port}; they must differ")
+        wanted[port] = name
+        try:
+            with socket.create_server((host, port), family=_family(host)):
+                pass
+        except OSError as error:
+            reason = error.strerror or str(error)
+            wrong.append(f"port {port} on {host}: {reason}; stop what listens there, or set {name} to a free port")
+    if wrong:
+        raise EmbeddedError("\n".join(wrong))
+
+
+def _ports(settings: Settings) -> Iterator[tuple[str, str, int]]:
+    """Yield what our parts will listen on: (setting, host, port)."""
+    if not settings.kafka_bootstrap_servers:
+        yield "HERALD_KAFKA_PORT", "127.0.0.1", settings.kafka_port
+        yield "HERALD_KAFKA_CONTROLLER_PORT", "127.0.0.1", settings.kafka_controller_port
+    if not settings.clickhouse_url:
+        yield "HERALD_CLICKHOUSE_PORT", "127.0.0.1", settings.clickhouse_port
+    yield "HERALD_COLLECTOR_PORT", settings.host, settings.collector_port
+    yield "HERALD_DELIVERY_PORT", settings.host, settings.delivery_port
+    for stage in STAGES:
+        port = metrics_port(settings, stage)
+        yield f"HERALD_METRICS_PORT (+{port - settings.metrics_port}, {stage})", settings.host, port
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def addresses(settings: Settings) -> list[tuple[str, str]]:
@@ -65,12 +111,19 @@ def addresses(settings: Settings) -> list[tuple[str, str]]:
 
 
 def run(settings: Settings, console: Console) -> int:
-    """Run until SIGINT or SIGTERM."""
+    """Run until SIGINT or SIGTERM; 130 where they came before all had started."""
+    _make_folder(settings)
     settings = with_secrets(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # a start may take long: undo it at once
+    try:
+        supervisor = start(settings, console)
+    except KeyboardInterrupt:
+        console.print("stopped while starting")
+        return 130
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    supervisor = start(settings, console)
     for what, where in addresses(settings):
         console.print(f"{what:<20}{where}", markup=False, highlight=False)
     stop.wait()

@@ -176,8 +176,8 @@ DELIVERY = Row(
     [
         Panel("decisions", [metrics.DECISIONS],
               [Line(per_second(metrics.DECISIONS, "placement_known"), "known: {{placement_known}}")], "reqps"),
-        Panel("degraded", [metrics.DECISIONS], [Line(f"{_DEGRADED} / {_DECISIONS}", "degraded")], "percentunit",
-              limit=0.05),
+        Panel("degraded", [metrics.DECISIONS],
+              [Line(f"({_DEGRADED} or vector(0)) / {_DECISIONS}", "degraded")], "percentunit", limit=0.05),
         Panel("rewards", [metrics.REWARDS],
               [Line(per_second(metrics.REWARDS, "kind", "result"), "{{kind}} {{result}}")], "cps"),
         Panel("model age", [metrics.MODEL_AGE], [Line(f"max({name_of(metrics.MODEL_AGE)})", "age")], "s", limit=3600),

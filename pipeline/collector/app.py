@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
+from granian.rsgi import ProtocolClosed
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from pipeline.collector import pixel, segment, snowplow
@@ -29,7 +30,7 @@ from pipeline.collector.identity import (
 from pipeline.collector.reading import BodyReader
 from pipeline.collector.request import Intake, Refusal, Request, Rules
 from pipeline.core.mask import mask, truncate_ip
-from pipeline.edge.clock import now_ms
+from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.edge.metrics import RECEIVED, REGISTRY, REJECTED, REQUESTS
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
@@ -89,7 +90,7 @@ class Collector:
         self._writer = writer
         self._mask_key = mask_key
         self.is_stopping = False
-        self.open_requests = 0
+        self._complained_s = 0.0
         self._origins = Origins(settings.allowed_origins)
         try:
             self._proxies = read_networks(settings.trusted_proxies)
@@ -116,33 +117,39 @@ class Collector:
         """Answer one request."""
         if scope.proto != "http":
             return
-        self.open_requests += 1
-        try:
-            await self._answer(scope, protocol)
-        finally:
-            self.open_requests -= 1
-
-    async def _answer(self, scope: Any, protocol: Any) -> None:
         route = self._route(scope.path)
         origin = scope.headers.get("origin") or ""
-        kind = route.kind if route is not None else "unknown"
         try:
-            if route is None:
-                raise Refusal(404, "unknown_path", f"no such path: {scope.path[:100]}")
-            if scope.method == "OPTIONS":
-                asked = scope.headers.get("access-control-request-headers") or ""
-                found = self._origins.preflight(origin, asked, (*route.methods, "OPTIONS"))
-                protocol.response_empty(204, found)
-                return
-            if not self._origins.allows(origin):
-                raise Refusal(403, "origin", "this origin may not send here")
-            if scope.method not in route.methods:
-                raise Refusal(405, "method", f"expected {', '.join(route.methods)}")
-            status, headers, body = await self._handlers[route.handler](scope, protocol, route)
+            status, headers, body = await self._answer(scope, protocol, route, origin)
         except Refusal as refusal:
             status, headers, body = self._refuse(refusal, route)
-        _requests(kind, status).inc()
+        except ProtocolClosed:
+            REJECTED.labels("client_gone").inc()  # in the middle of its own body: nobody is left to be answered
+            return
+        except Exception as error:  # noqa: BLE001 - a bug in one request must be seen, and must not end the others
+            self._complain(error)
+            status, headers, body = self._refuse(Refusal(500, "bug", "the fault is ours: it has been logged"), route)
+        _requests(route.kind if route is not None else "unknown", status).inc()
         protocol.response_bytes(status, headers + self._origins.headers(origin), body)
+
+    async def _answer(self, scope: Any, protocol: Any, route: Route | None, origin: str) -> Answer:
+        if route is None:
+            raise Refusal(404, "unknown_path", f"no such path: {scope.path[:100]}")
+        if scope.method == "OPTIONS":
+            asked = scope.headers.get("access-control-request-headers") or ""
+            return 204, self._origins.preflight(origin, asked, (*route.methods, "OPTIONS")), b""
+        if not self._origins.allows(origin):
+            raise Refusal(403, "origin", "this origin may not send here")
+        if scope.method not in route.methods:
+            raise Refusal(405, "method", f"expected {', '.join(route.methods)}")
+        return await self._handlers[route.handler](scope, protocol, route)
+
+    def _complain(self, error: Exception) -> None:
+        """Log a bug with its traceback, once a second at most: who finds one must not fill the disk with it."""
+        now = monotonic_s()
+        if now - self._complained_s >= 1.0:
+            self._complained_s = now
+            log.error("a request ended in a bug", exc_info=error)
 
     def _route(self, path: str) -> Route | None:
         route = self._routes.get(path) or self._routes.get(path.rstrip("/"))

@@ -32,8 +32,8 @@ class Origins:
         ]
 
     def preflight(self, origin: str, asked_headers: str, methods: Sequence[str]) -> Headers:
-        """Headers of the answer to OPTIONS: the headers asked for are mirrored, since each SDK has its own."""
-        found = [*self.headers(origin), ("allow", ", ".join(methods))]
+        """What the answer to OPTIONS adds: the headers asked for are mirrored, since each SDK has its own."""
+        found = [("allow", ", ".join(methods))]
         if origin and self.allows(origin):
             found += [
                 ("access-control-allow-methods", ", ".join(methods)),

@@ -13,11 +13,9 @@ def unquote_fast(text: str) -> str:
     >>> unquote_fast("https%3A%2f%2Fx.y+z"), unquote_fast("%C3%A9%zz%")
     ('https://x.y z', 'é%zz%')
     """
-    if "+" in text:
-        text = text.replace("+", " ")
     if "%" not in text:
-        return text
-    first, *rest = text.split("%")
+        return text.replace("+", " ")
+    first, *rest = text.replace("+", " ").split("%")
     parts = [first]
     for part in rest:
         char = _ASCII.get(part[:2])
@@ -40,5 +38,7 @@ def read_query(query: str) -> dict[str, str]:
     for pair in query.split("&", PAIRS_MAX)[:PAIRS_MAX]:
         name, _, value = pair.partition("=")
         if name:
-            found[unquote_fast(name)] = unquote_fast(value)
+            if "%" in name or "+" in name:
+                name = unquote_fast(name)
+            found[name] = unquote_fast(value) if "%" in value or "+" in value else value
     return found

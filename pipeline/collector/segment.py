@@ -65,7 +65,9 @@ def read(request: Request, rules: Rules) -> Intake:
     if len(raws) > rules.batch_events_max:
         raise Refusal(413, "too_many", f"{len(raws)} events, expected at most {rules.batch_events_max}")
     context = _context(request, site, envelope, no_consent=request.no_consent)
-    anonymous = context if request.no_consent else _context(request, site, envelope, no_consent=True)
+    anonymous = context
+    if not request.no_consent and b'"consent"' in body:
+        anonymous = _context(request, site, envelope, no_consent=True)
     return _read_items(raws, broken, request, rules, (context, anonymous))
 
 
@@ -169,7 +171,7 @@ def _read_item(raw: bytes, cookie: str, event_bytes_max: int, context: Context, 
     except (msgspec.DecodeError, RecursionError):
         return refuse(context, DropReason.BAD_TYPE, raw)
     visitor, event_id = usable_id(ids.anonymousId) or usable_id(ids.userId) or cookie, usable_id(ids.messageId)
-    if context.no_consent or (b'"consent"' in raw and _refuses_consent(raw)):
+    if context.no_consent or (anonymous is not context and b'"consent"' in raw and _refuses_consent(raw)):
         left = without_identity(raw)
         if left is None:
             return refuse(anonymous, DropReason.BAD_TYPE, raw, event_id)

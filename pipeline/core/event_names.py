@@ -29,6 +29,7 @@ NAMES: dict[str, EventType] = {
     "interaction item info": _E.PRODUCT_VIEW, "interaction item rating": _E.PRODUCT_VIEW,
     "interaction item deals": _E.PRODUCT_VIEW,
     "add to cart": _E.ADD_TO_CART, "product added": _E.ADD_TO_CART, "cart": _E.ADD_TO_CART,
+    "add to basket": _E.ADD_TO_CART, "add to bag": _E.ADD_TO_CART,
     "purchase": _E.PURCHASE, "order completed": _E.PURCHASE, "completed order": _E.PURCHASE,
     "transaction": _E.PURCHASE,
     # interest
@@ -51,8 +52,15 @@ _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _OTHER = re.compile(r"[^a-z0-9]+")
 
 
-@lru_cache(maxsize=4_096)
+NAME_CHARS_MAX = 128  # longer than every name here; what is remembered must be bounded
+
+
 def type_of(name: str) -> EventType:
     """Return the event type that a client's name means; `custom` for a name we do not know."""
+    return _type_of(name[:NAME_CHARS_MAX])
+
+
+@lru_cache(maxsize=4_096)
+def _type_of(name: str) -> EventType:
     words = _OTHER.sub(" ", _HUMPS.sub(" ", name).lower()).strip()
     return NAMES.get(words, EventType.CUSTOM)

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import hashlib
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.errors import HeraldError
 from pipeline.settings import Settings
 from schemas.event import EventType
+
+log = logging.getLogger(__name__)
 
 LINK_WAIT_S: Final = 1.0
 PIXEL: Final = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
@@ -201,7 +204,7 @@ def create(delivery: Delivery) -> ASGIApp:
         endpoint = _answering(delivery.guard, route.name, getattr(delivery, route.name), route.needs_key)
         routes.append(Path(route.path, endpoint, methods=[route.method], name=route.name))
     routes += [Path(f"/docs/{name}", page(name, media), methods=["GET"]) for name, media in PAGES.items()]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _not_ours})
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _not_ours, Exception: _bug})
     app.router.redirect_slashes = False
     return _without_slash(app)
 
@@ -232,6 +235,15 @@ async def _not_ours(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         return render(Problem(405, "method", f"expected {(error.headers or {}).get('Allow', '')}"), error.headers)
     return render(Problem(error.status_code, "not_found", "no such address; /docs lists them all"))
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    """A fault of ours: told in full to the log, and not at all to the client. Starlette raises it again afterwards."""
+    log.critical(
+        "%s %s failed", request.method, request.scope["route"].name if "route" in request.scope else "?", exc_info=error
+    )
+    _requests("failed", 500).inc()
+    return render(Problem(500, "internal", "a fault of ours; it is in our log"))
 
 
 def _without_slash(app: ASGIApp) -> ASGIApp:

@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 from schemas.outcome import DecisionLog
 
 UNLOGGED: Final = "unlogged"
+UNREADABLE: Final = "profile_unreadable"
 NOBODY: Final = Found(None, -1)
 
 
@@ -70,7 +71,8 @@ class Desk:
         request, visitor = asked.request, asked.visitor
         found = self._memory.visitor(visitor) if visitor else NOBODY
         policy = self._memory.policy(request.placement)
-        known = Known(policy.policy, policy.model_version, self._memory.degraded(visitor, time_ms))
+        missing = self._memory.degraded(visitor, time_ms) + ([UNREADABLE] if found.is_unreadable else [])
+        known = Known(policy.policy, policy.model_version, missing)
         decision_id = make_id(time_ms, visitor, secrets.randbits(48))
         ask = self._ask(request, visitor, found)
         if request.made is not None:

@@ -17,7 +17,7 @@ from pipeline.edge import metrics
 from schemas.event import Context, EventType, Protocol
 from schemas.outcome import DecisionLog
 
-RECENT_BYTES_MAX: Final = 67_108_864
+RECENT_BYTES_MAX: Final = 33_554_432
 RECENT_ENTRY_BYTES: Final = 400  # key and bookkeeping of one remembered decision
 LOG_BYTES_MAX: Final = 131_072
 LOG_KEYS_MAX: Final = 200

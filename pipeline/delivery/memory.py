@@ -41,10 +41,14 @@ class PlacementPolicy(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A visitor's state, and up to which offset of the visitor's partition it holds (-1: nothing was read yet)."""
+    """A visitor's state, and up to which offset of the visitor's partition it holds (-1: nothing was read yet).
+
+    is_unreadable: there is a state, but this version of the code cannot read it.
+    """
 
     state: VisitorState | None
     version: int
+    is_unreadable: bool = False
 
 
 class _Shard:
@@ -83,7 +87,11 @@ class Memory:
         """Return what is known of a visitor. visitor: not ""."""
         shard = self._in_use[PROFILES.name][partition_of(visitor, self._partitions)]
         raw = shard.view.entries.get(visitor)
-        return Found(_decode_visitor(raw) if raw is not None else None, shard.view.version)
+        try:
+            return Found(_decode_visitor(raw) if raw is not None else None, shard.view.version)
+        except msgspec.MsgspecError as error:
+            log.error("profiles: an entry cannot be read and is not used: %s", error)
+            return Found(None, shard.view.version, is_unreadable=True)
 
     def policy(self, placement_id: str) -> PlacementPolicy:
         """Return the policy of a placement; with the prior alone where nothing was learnt yet (model_version "")."""
@@ -173,7 +181,15 @@ class Memory:
             if raw is None:
                 models.pop(partition, None)
             else:
-                models[partition] = _decode_model(raw)
+                try:
+                    models[partition] = _decode_model(raw)
+                except msgspec.MsgspecError as error:
+                    log.error(
+                        "models[%d]: the entry of %r cannot be read, the last one stays: %s",
+                        partition,
+                        placement_id,
+                        error,
+                    )
             self._changed[placement_id] = None
         shard.before.clear()
 

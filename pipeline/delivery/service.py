@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from typing import Any, Final
 
 import uvloop
@@ -17,7 +18,6 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from pipeline.collector.buffer import BlockWriter
-from pipeline.collector.sink import KafkaSink
 from pipeline.delivery.app import Delivery, create
 from pipeline.delivery.guard import check_exposed
 from pipeline.delivery.log import Pen
@@ -36,6 +36,8 @@ BACKLOG: Final = 1_024
 REQUESTS_MAX: Final = 1_024
 DRAIN_S: Final = 15.0
 WAREHOUSE_TIMEOUT_S: Final = 10.0
+FLUSH_MS: Final = 20
+"""Nobody waits for a decision's record, and each block costs every stage after us as much as hundreds of events."""
 SWITCH_S: Final = 0.0005
 """How long a thread may keep Python to itself: the default of 5 ms is all that a decision is allowed to take."""
 
@@ -58,8 +60,8 @@ def _server(app: Any, settings: Settings) -> Server:
 async def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Returns 0, or 1 where the last records could not be handed to the broker."""
     loop = asyncio.get_running_loop()
-    sink = KafkaSink(settings)
-    writer = BlockWriter(settings, loop, f"delivery-{socket.gethostname()}-{os.getpid()}", sink)
+    patient = settings.model_copy(update={"flush_ms": max(settings.flush_ms, FLUSH_MS)})
+    writer = BlockWriter(patient, loop, f"delivery-{socket.gethostname()}-{os.getpid()}")
     memory = Memory(settings)
     follower = Follower(settings, (PROFILES, MODELS), memory)
     mask_key = key_of(settings.mask_secret, settings.data_dir, "mask.key")
@@ -68,23 +70,35 @@ async def serve(settings: Settings) -> int:
     warehouse = Warehouse.from_url(settings.warehouse_url, WAREHOUSE_TIMEOUT_S)
     delivery = Delivery(settings, memory, pen, warehouse, signing_key)
     server = _server(create(delivery), settings)
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    stopping, broken = asyncio.Event(), asyncio.Event()
+    _watch(loop, stopping, broken)
     writer.start()
     follower.start()
     serving = loop.create_task(server.serve())
-    waiting = loop.create_task(stopping.wait())
+    waiting = [loop.create_task(event.wait()) for event in (stopping, broken)]
     log.info("delivery on http://%s:%s", settings.host, settings.delivery_port)
-    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({serving, *waiting}, return_when=asyncio.FIRST_COMPLETED)
     delivery.is_stopping = True
     server.stop()  # type: ignore[no-untyped-call]
     await serving  # raises what stopped it, if nobody asked it to
-    waiting.cancel()
+    for task in waiting:
+        task.cancel()
     landed = await writer.close(min(DRAIN_S, settings.ack_timeout_ms / 1_000))
-    await asyncio.gather(*(loop.run_in_executor(None, stop) for stop in (sink.close, follower.stop, warehouse.close)))
+    await asyncio.gather(*(loop.run_in_executor(None, stop) for stop in (follower.stop, warehouse.close)))
     log.info("delivery stopped")
     return 0 if landed and stopping.is_set() else 1
+
+
+def _watch(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event, broken: asyncio.Event) -> None:
+    """Set `stopping` at a signal, `broken` when a thread ends by a bug: it must not go on unnoticed."""
+
+    def thread_failed(failure: threading.ExceptHookArgs) -> None:
+        log.critical("thread %s ended", failure.thread.name if failure.thread else "?", exc_info=failure.exc_value)
+        loop.call_soon_threadsafe(broken.set)
+
+    threading.excepthook = thread_failed
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
 
 
 def run(settings: Settings) -> int:

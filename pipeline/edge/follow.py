@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 1.0
 POLL_MS = 100
 RECORDS_MAX = 50  # between two polls: short runs, so that other threads get their turn
+FETCH_BYTES = 524_288  # of a partition at once; more only makes the memory peak while reading
 LOOK_BACK = (8, 64, 512)
 
 
@@ -56,7 +57,10 @@ class _Place:
 
 
 class Follower:
-    """Follows all partitions of some state topics in a thread of its own."""
+    """Follows all partitions of some state topics in a thread of its own.
+
+    What is no trouble with the broker and no bad record ends the thread: a bug, for threading.excepthook to tell.
+    """
 
     def __init__(self, settings: Settings, topics: Sequence[Topic], reader: Reader) -> None:
         """topics: state topics. reader: told of every record, in order for each partition."""
@@ -80,7 +84,9 @@ class Follower:
         while not self._stopping.is_set():
             consumer = None
             try:
-                consumer = edge.consumer(self._settings)
+                consumer = edge.consumer(
+                    self._settings, max_partition_fetch_bytes=FETCH_BYTES, fetch_max_bytes=4 * FETCH_BYTES
+                )
                 self._follow(consumer)
             except (KafkaError, OSError) as error:
                 log.warning("state topics cannot be read from %s: %r", self._settings.bootstrap_servers, error)

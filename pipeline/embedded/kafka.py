@@ -64,6 +64,7 @@ class EmbeddedKafka:
 
     @property
     def bootstrap_servers(self) -> str:
+        """Where clients reach it, host:port."""
         return f"{self._config.host}:{self._config.port}"
 
     @property

@@ -74,6 +74,7 @@ class Child:
 
     @property
     def pid(self) -> int:
+        """Java's process id; only after the start."""
         assert self._process is not None
         return self._process.pid
 

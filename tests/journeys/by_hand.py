@@ -1,6 +1,7 @@
 """What a data set must come to, worked out from its rows alone, in as few words as possible."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import NamedTuple
 
 GAP_MS = 1_800_000
@@ -47,7 +48,7 @@ def disagreements(events: Iterable[Seen], gap_ms: int = GAP_MS) -> tuple[int, in
     """Return (a new id of the data set after no more than the gap, the same id after more than the gap)."""
     early = late = 0
     for seen in by_visitor(events).values():
-        for before, after in zip(seen, seen[1:], strict=False):
+        for before, after in pairwise(seen):
             is_long = after.time_ms - before.time_ms > gap_ms
             early += after.given != before.given and not is_long
             late += after.given == before.given and is_long

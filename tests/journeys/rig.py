@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,11 +61,13 @@ class Whole:
     def delivery_url(self) -> str:
         return f"http://127.0.0.1:{self.settings.delivery_port}"
 
-    def send(self, rows: list[Recorded], shift_ms: int, pace: float = 0, repeat_share: float = 0.0) -> Sent:
-        """Replay rows to the collector; resend what fails for the moment."""
+    def send(
+        self, rows: list[Recorded], shift_ms: int, pace: float = 0, repeat_share: float = 0.0, key: str = "demo"
+    ) -> Sent:
+        """Replay rows to the collector under a write key; resend what fails for the moment."""
 
         async def run() -> Sent:
-            sender = Sender(Target(self.collector_url, "demo", repeat_share=repeat_share))
+            sender = Sender(Target(self.collector_url, key, repeat_share=repeat_share))
             return await sender.send(paced(rows, pace, asyncio.get_running_loop().time()), shift_ms)
 
         return asyncio.run(run())
@@ -74,10 +76,10 @@ class Whole:
         """Wait until everything is stored."""
         return status.drained(self.settings, timeout_s)
 
-    def ask(self, sql: str) -> list[tuple[object, ...]]:
-        """Query the warehouse."""
+    def ask(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[object, ...]]:
+        """Query the warehouse. params: for %(name)s in the text."""
         with Warehouse.from_url(self.settings.warehouse_url) as warehouse:
-            return warehouse.execute(sql)
+            return warehouse.execute(sql, params)
 
     def sessions(self, shift_ms: int = 0) -> Counter[tuple[object, ...]]:
         """Return the sessions as they are in the warehouse, times moved back by shift_ms."""

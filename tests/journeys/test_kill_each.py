@@ -1,4 +1,4 @@
-"""Every process is killed once in mid-replay; afterwards nothing is lost, nothing doubled, and sessions are the same."""
+"""Every process is killed once in mid-replay: nothing is lost, nothing doubled, and sessions are the same."""
 
 import os
 import signal
@@ -58,7 +58,7 @@ def kill_everything_once(all_parts: Whole, over_s: float, killed: list[str]) -> 
 
 
 def test_killing_each_process_once_in_mid_replay_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """Received = stored + duplicate, every id sent is stored once, and the sessions are those of a run without kills."""
+    """Received = stored + duplicate, every id is stored once, and the sessions are those of a run without kills."""
     rows = recorded()
     shift_ms = now_ms() - max(row.time_ms for row in rows)
     span_s = (rows[-1].time_ms - rows[0].time_ms) / 1_000

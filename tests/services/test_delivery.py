@@ -261,6 +261,20 @@ def test_what_a_fenced_owner_still_writes_changes_nothing(learnt: Service, owner
     owners[PROFILES.name][at] = new
 
 
+def test_a_profile_that_cannot_be_read_does_not_stop_its_visitors_decisions(
+    learnt: Service, owners: dict[str, list[StateTopic]]
+) -> None:
+    """Written by another version, say: the decision goes without it, and says so."""
+    at = partition_of("visitor-4", PARTITIONS)
+    owners[PROFILES.name][at].put(60, {"visitor-4": ArmStatistics(1, 2, 3)})
+    answer = until(
+        lambda: (found := ask(learnt, visitor="visitor-4"))["profile"]["version"] == 60 and found, "version 60 is read"
+    )
+    assert answer["degraded"] == ["profile_unreadable"]
+    assert answer["profile"]["known"] is False
+    assert answer["actions"]
+
+
 def test_a_placement_may_have_a_policy_of_its_own(learnt: Service) -> None:
     answer = ask(learnt, placement="lab")
     assert (answer["policy"], answer["actions"][0]["probability"], answer["model_version"]) == ("uniform", 0.5, "")

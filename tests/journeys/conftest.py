@@ -1,0 +1,21 @@
+"""What the journeys share: where the published data are."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+DATA = Path(os.environ.get("HERALD_TEST_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
+
+
+@pytest.fixture
+def published() -> Callable[[str], Path]:
+    """Return a file of the published data sets by its path in their folder; skip the test where it is absent."""
+
+    def find(path: str) -> Path:
+        if not (DATA / path).exists():
+            pytest.skip(f"{path} is not in {DATA} (set HERALD_TEST_DATA)")
+        return DATA / path
+
+    return find
