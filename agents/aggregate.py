@@ -61,7 +61,7 @@ class AggregateRunner:
         self._storing = asyncio.Lock()
         self.positions: dict[TP, int] = {}
         self._wire()
-        Watch(NAME, self.app, lambda: self.positions)
+        self._watch = Watch(NAME, self.app, lambda: self.positions)
 
     def _wire(self) -> None:
         on_rebalance(self.app, self._revoked, self._assigned)
@@ -147,6 +147,7 @@ class AggregateRunner:
             self.chunk = Chunk()
             for topic, partition in self.applied:
                 self.writer.revoked(topic, partition)
+                self._watch.forget(partition)
             self.applied = {}
 
 

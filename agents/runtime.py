@@ -70,7 +70,7 @@ class StageRunner:
         self.stream: faust.Stream[Any] | None = None
         self._producer: Any = None
         self._wire()
-        Watch(fold.name, self.app, self._positions)
+        self._watch = Watch(fold.name, self.app, self._positions)
         Trim(self.app, settings, fold.state.name, lambda: [(p, o.writer.begin) for p, o in self.owned.items()])
 
     def _wire(self) -> None:
@@ -126,6 +126,7 @@ class StageRunner:
         for partition, owned in sorted(self.owned.items()):
             owned.fenced = True
             await self._quiesce(partition, owned)
+            self._watch.forget(partition)
         self.owned.clear()
 
     async def _stopping(self, *_: Any, **__: Any) -> None:

@@ -5,6 +5,7 @@ Liveness is progress: behind, and nothing applied for STALLED_S, means that a re
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -40,6 +41,11 @@ class Watch:
         self._applied: dict[TP, int] = {}
         self._moved_s = monotonic_s()
         app.task(self._run)
+
+    def forget(self, partition: int) -> None:
+        """Stop telling the lag of a partition that is no longer ours: another worker does."""
+        with contextlib.suppress(KeyError):
+            metrics.LAG_BLOCKS.remove(self.stage, str(partition))
 
     async def _run(self) -> None:
         while not self.app.should_stop:

@@ -11,5 +11,6 @@ from pipeline.settings import Settings
 def run(stage: str, settings: Settings) -> int:
     """Run a stage of `pipeline.parts.STAGES`; each lives in the module of its name."""
     metrics.serve(metrics_port(settings, stage), settings.host)
+    metrics.watch_data_dir(settings.data_dir)
     start: Callable[[Settings], int] = import_module(f"agents.{stage}").run
     return start(settings)

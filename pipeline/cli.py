@@ -146,6 +146,19 @@ def delivery(settings: Settings) -> int:
 
 
 @main.command()
+@_with_settings
+def auditor(settings: Settings) -> int:
+    """Watch the books and tell the metrics; `herald up` does it by itself.
+
+    \b
+    Example: HERALD_AUDIT_EVERY_MS=10000 herald auditor
+    """
+    from pipeline.auditor import run
+
+    return run(settings)
+
+
+@main.command()
 @data_option
 @_with_settings
 def broker(settings: Settings) -> int:

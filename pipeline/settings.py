@@ -131,6 +131,8 @@ class Settings(BaseSettings):
     rollup_buckets_max: Positive = Field(200_000, description="rollup cells kept in memory; older ones are re-read")
     retention_days: Positive = Field(400, description="rows are kept this long in the warehouse, days")
 
+    audit_every_ms: Positive = Field(30_000, description="the books are looked at this often")
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")
 
     @field_validator("write_keys", "policy_placements", mode="before")
@@ -169,6 +171,11 @@ class Settings(BaseSettings):
     def warehouse_url(self) -> str:
         """The warehouse to talk to: the given one or the embedded one."""
         return self.clickhouse_url or f"clickhouse://default@127.0.0.1:{self.clickhouse_port}/default"
+
+    @property
+    def auditor_metrics_port(self) -> int:
+        """The port after those of the five stages."""
+        return self.metrics_port + 5
 
     def as_environment(self) -> dict[str, str]:
         """The environment in which another process of ours reads these same settings."""
@@ -236,20 +243,3 @@ def table(settings: Settings) -> list[tuple[str, str, str, str]]:
 
 def _shown(value: object) -> str:
     return ("***" if value.get_secret_value() else "") if isinstance(value, SecretStr) else as_text(value)
-
-
-def with_secrets(settings: Settings) -> Settings:
-    """Fill in the secrets that were left empty: made once and kept in data_dir, readable by the owner alone."""
-    import secrets
-
-    found: dict[str, SecretStr] = {}
-    for name in ("mask_secret", "signing_secret"):
-        if getattr(settings, name).get_secret_value():
-            continue
-        path = settings.data_dir / "secrets" / name
-        if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_hex(32))
-        found[name] = SecretStr(path.read_text())
-    return settings.model_copy(update=found) if found else settings

@@ -44,8 +44,11 @@ class Status:
         return balanced(self.books)
 
 
-def read(settings: Settings) -> Status:
-    """Read the books from the log and the warehouse. Raises Retryable where one of them is away."""
+def read(settings: Settings, ask_parts: bool = True) -> Status:
+    """Read the books from the log and the warehouse.
+
+    ask_parts: also ask each part whether it is ready. Raises Retryable where Kafka or the warehouse is away.
+    """
     try:
         reader = kafka.consumer(settings, bootstrap_timeout_ms=kafka.BOOTSTRAP_MS)
     except KafkaError as error:
@@ -72,7 +75,7 @@ def read(settings: Settings) -> Status:
             reasons[reason] = reasons.get(reason, 0) + count
     lag = {stage: [max(0, before[p] - 1 - _version(found.get(p))) for p in ends] for stage, found in states.items()}
     lag["aggregate"] = [max(0, before[p] - 1 - ledger.get(p, -1)) for p in ends]
-    return Status(books, reasons, lag, {part.name: part.is_ready() for part in services(settings)})
+    return Status(books, reasons, lag, {part.name: part.is_ready() for part in services(settings) if ask_parts})
 
 
 def _ledger(warehouse: Warehouse) -> dict[int, int]:

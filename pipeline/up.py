@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from pipeline import tables, topics
+from pipeline import auditor, tables, topics
+from pipeline.edge import metrics
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.errors import EmbeddedError
 from pipeline.parts import STAGES, metrics_port, services, stores
-from pipeline.settings import Settings, with_secrets
+from pipeline.settings import Settings
 from pipeline.supervisor import Supervisor
 
 
@@ -86,6 +87,8 @@ def _ports(settings: Settings) -> Iterator[tuple[str, str, int]]:
     for stage in STAGES:
         port = metrics_port(settings, stage)
         yield f"HERALD_METRICS_PORT (+{port - settings.metrics_port}, {stage})", settings.host, port
+    auditor_port = settings.auditor_metrics_port
+    yield f"HERALD_METRICS_PORT (+{auditor_port - settings.metrics_port}, auditor)", settings.host, auditor_port
 
 
 def _family(host: str) -> socket.AddressFamily:
@@ -100,10 +103,8 @@ def addresses(settings: Settings) -> list[tuple[str, str]]:
         ("collector", f"{collector}/v1/batch  {collector}/p.gif"),
         ("decisions", f"{delivery}/v1/decisions"),
         ("API, to read", f"{delivery}/docs"),
-        (
-            "metrics",
-            f"{collector}/metrics  {delivery}/metrics  127.0.0.1:{settings.metrics_port}…{settings.metrics_port + 4}",
-        ),
+        ("metrics", f"{collector}/metrics  {delivery}/metrics"),
+        ("metrics of stages", f"127.0.0.1:{settings.metrics_port} to {settings.auditor_metrics_port}, /metrics"),
         ("Kafka", settings.bootstrap_servers),
         ("ClickHouse, native", settings.warehouse_url.rpartition("@")[2]),
         ("logs", str(settings.data_dir / "logs")),
@@ -113,7 +114,6 @@ def addresses(settings: Settings) -> list[tuple[str, str]]:
 def run(settings: Settings, console: Console) -> int:
     """Run until SIGINT or SIGTERM; 130 where they came before all had started."""
     _make_folder(settings)
-    settings = with_secrets(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)  # a start may take long: undo it at once
@@ -124,6 +124,9 @@ def run(settings: Settings, console: Console) -> int:
         return 130
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    metrics.serve(settings.auditor_metrics_port, settings.host)  # restarts and the books
+    metrics.watch_data_dir(settings.data_dir)
+    threading.Thread(target=auditor.watch, args=(settings, stop), name="auditor", daemon=True).start()
     for what, where in addresses(settings):
         console.print(f"{what:<20}{where}", markup=False, highlight=False)
     stop.wait()

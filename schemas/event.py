@@ -64,10 +64,10 @@ class EventFlag(IntFlag):
     TIME_MISSING = 1  # no usable time was sent: received_time_ms is used
     TIME_CLAMPED = 2  # more than future_max_ms ahead: received_time_ms is used
     SKEW_CORRECTED = 4  # moved by received - sent
-    IDENTITY_DROPPED = 8  # "null", "undefined", zeros or too long
+    IDENTITY_DROPPED = 8  # an id was sent that names nobody: "null", "undefined", zeros, too long
     NO_CONSENT = 16  # DNT, Sec-GPC or a consent flag: counted without an id
     BOT = 32
-    TYPE_CORRECTED = 64  # a number sent as text, say
+    TYPE_CORRECTED = 64  # a number sent as text, or a label as a number, where the protocol has types
 
 
 class Context(Struct, array_like=True, frozen=True):

@@ -116,7 +116,9 @@ def tree_files() -> tuple[tuple[str, str], ...]:
     found = []
     for path in sorted(ROOT.rglob("*")):
         relative = path.relative_to(ROOT)
-        is_ours = not any(part.startswith(".") or part == "build" or part.endswith(".egg-info") for part in relative.parts[:-1])
+        is_ours = not any(
+            part.startswith(".") or part == "build" or part.endswith(".egg-info") for part in relative.parts[:-1]
+        )
         if is_ours and path.is_file() and path.suffix not in (".gz", ".pyc", ".log"):
             found.append((relative.as_posix(), path.read_text("utf-8")))
     return tuple(found)
@@ -265,7 +267,9 @@ def public_without_docstring(module: Module) -> Iterator[str]:
 
 def test_every_module_and_everything_public_says_what_it_is_for() -> None:
     """Modules, classes, functions and methods have docstrings."""
-    silent = [module.path for module in modules(*OURS) if module.text.strip() and ast.get_docstring(module.tree) is None]
+    silent = [
+        module.path for module in modules(*OURS) if module.text.strip() and ast.get_docstring(module.tree) is None
+    ]
     assert silent + [place for module in modules(*OURS) for place in public_without_docstring(module)] == []
 
 
@@ -342,7 +346,9 @@ def test_nothing_is_left_for_later() -> None:
 def test_the_tree_names_no_machine_of_ours() -> None:
     """No home directory, no registry: it is built anywhere, from wherever pip and Maven are told to look."""
     homes = re.compile(r"(?<![\w.])/(home|Users)/\w|(?<![\w./])/root\b|/work/(?!flows)")
-    registries = re.compile(r"\b(pypi|pythonhosted|npmjs|repo1?\.maven|crates|ghcr|quay|docker)\.(org|com|io|apache\.org)\b")
+    registries = re.compile(
+        r"\b(pypi|pythonhosted|npmjs|repo1?\.maven|crates|ghcr|quay|docker)\.(org|com|io|apache\.org)\b"
+    )
     assert lines_with(homes) + lines_with(registries) == []
 
 

@@ -129,7 +129,7 @@ FLOW = Row(
         Panel("lag", [metrics.LAG_BLOCKS],
               [Line(f"sum by (stage) ({name_of(metrics.LAG_BLOCKS)})", "{{stage}}")], limit=300),
         Panel("since the last block", [metrics.PROGRESS],
-              [Line(f"time() - max by (stage) ({name_of(metrics.PROGRESS)})", "{{stage}}")], "s", limit=120),
+              [Line(f"time() - max by (stage) ({name_of(metrics.PROGRESS)})", "{{stage}}")], "s", limit=60),
         Panel("blocks", [metrics.BLOCKS, metrics.BLOCKS_SKIPPED],
               [Line(per_second(metrics.BLOCKS, "stage"), "{{stage}}"),
                Line(per_second(metrics.BLOCKS_SKIPPED, "stage"), "{{stage}} skipped")], "cps"),

@@ -15,6 +15,7 @@ from granian.server.embed import Server
 
 from pipeline.collector.app import Collector
 from pipeline.collector.buffer import BlockWriter
+from pipeline.edge import metrics
 from pipeline.edge.secret import key_of
 from pipeline.settings import Settings
 
@@ -78,4 +79,5 @@ def _allow_open_files() -> None:
 def run(settings: Settings) -> int:
     """Run the collector in this process; returns its exit code. Raises SettingsError for what it cannot work with."""
     _allow_open_files()
+    metrics.watch_data_dir(settings.data_dir)
     return uvloop.run(serve(settings))

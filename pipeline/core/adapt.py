@@ -39,7 +39,7 @@ SECOND_NAMES: Mapping[str, str] = {
 # position is a place on the page, a product's is its rank in a list.
 AMOUNTS: Mapping[str, str] = {"total": "revenue", "value": "revenue"}
 PLACES: Mapping[str, str] = {"position": "placement_id"}
-SPENDINGS: Mapping[str, str] = {"value": "cost", "total": "cost", "revenue": "cost"}
+SPENDINGS: Mapping[str, str] = {"value": "cost", "total": "cost"}
 NAMES_OF_TYPE: Mapping[str, Mapping[str, str]] = {
     EventType.PURCHASE: AMOUNTS,
     EventType.CONVERSION: AMOUNTS,
@@ -86,12 +86,13 @@ def _object(value: object) -> Message:
 
 
 def _take(source: Message, names: Mapping[str, str], into: Message) -> Message:
-    """Copy what is there under our names, unless that is taken already; null is absence. Return what was not copied."""
+    """Copy what is there under our names, unless that is taken; null is absence. Return the rest, without repetitions."""
     rest: Message = {}
     for theirs, value in source.items():
         ours = names.get(theirs)
         if ours is None or ours in into:
-            rest[theirs] = value
+            if ours is None or into[ours] != value:
+                rest[theirs] = value
         elif value is not None and value != "":
             into[ours] = value
     return rest
@@ -146,7 +147,7 @@ def from_segment(message: Message, context: Context) -> Message:
     if kind in ("identify", "group"):
         rest = _object(message.get("traits"))
     else:
-        rest = _take_properties(_object(message.get("properties")), SEGMENT_PROPERTIES, found)
+        rest = _take_properties(_object(message.get("properties")), found)
     if outer:
         _pick(_object(outer.get("campaign")), SEGMENT_CAMPAIGN, found)
     if rest:
@@ -159,10 +160,10 @@ _FIRST_PRODUCT: Mapping[str, str] = {
 }  # fmt: skip
 
 
-def _take_properties(properties: Message, names: Mapping[str, str], found: Message) -> Message:
+def _take_properties(properties: Message, found: Message) -> Message:
     """Take what has a field of its own; return the rest. An order's first product stands for it."""
     own = NAMES_OF_TYPE.get(found["type"])
-    rest = _take(properties, names, found)
+    rest = _take(properties, SEGMENT_PROPERTIES, found)
     if own is not None:
         if own is SPENDINGS and "cost" not in found and "revenue" in found:
             found["cost"] = found.pop("revenue")
@@ -171,8 +172,7 @@ def _take_properties(properties: Message, names: Mapping[str, str], found: Messa
         _take_second(rest, SECOND_NAMES, found)
         products = rest.get("products")
         if isinstance(products, list) and products and "product_id" not in found:
-            first = _object(products[0])
-            _pick(first, _FIRST_PRODUCT, found)
+            _pick(_object(products[0]), _FIRST_PRODUCT, found)
     return rest
 
 
@@ -230,7 +230,7 @@ def _self_describing(message: Message, found: Message) -> tuple[str, Message]:
     if isinstance(data.get("terms"), list):
         data["terms"] = " ".join(str(term) for term in data["terms"])
     rest = _take(data, SNOWPLOW_DATA, found)
-    return name, _take_properties(rest, SEGMENT_PROPERTIES, found)
+    return name, _take_properties(rest, found)
 
 
 def from_pixel(message: Message, context: Context) -> Message:

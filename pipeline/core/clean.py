@@ -4,41 +4,38 @@ Cleaning is the visible list STEPS: each step reads the work in hand and either 
 rule, write one function, add it to the list, add its DropReason and its test.
 """
 
-import json
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from decimal import Decimal
+from dataclasses import dataclass
+from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from pydantic import ValidationError
 
 from pipeline.core.adapt import ADAPTERS, BadPayload, Message
 from pipeline.core.channel import channel_of
+from pipeline.core.event_time import time_ms as time_ms
+from pipeline.core.ids import usable_id
+from pipeline.core.raw_json import Drop as Drop
+from pipeline.core.raw_json import check_bounds, mended, needs_mending, read_object
 from pipeline.core.referrer import read_referrer
 from pipeline.core.url import URL_CHARS_MAX, read_url
 from pipeline.core.user_agent import BotReason, read_user_agent
 from schemas.event import Collected, Context, DropReason, Event, EventFlag, EventType, Protocol
 from schemas.incoming import INCOMING, Incoming
 
-DEPTH_MAX = 16
-KEYS_MAX = 256
-KEY_BYTES_MAX = 128
-VALUES_MAX = 5_000
-MICROS = 1_000_000
+MICRO = Decimal("0.000001")
 PLACES_CACHED_MAX = 16_384
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SECONDS_UNTIL = 100_000_000_000  # a smaller number is unix time in s (until the year 5138), a larger one in ms
 
-
-class Drop(NamedTuple):
-    """Expected bad data, as a value: why, and what was wrong, where, what was expected."""
-
-    reason: DropReason
-    detail: str
+# an operation on an IntFlag runs Python code and costs a microsecond; on an int, thirty nanoseconds
+_TIME_MISSING = int(EventFlag.TIME_MISSING)
+_TIME_CLAMPED = int(EventFlag.TIME_CLAMPED)
+_SKEW_CORRECTED = int(EventFlag.SKEW_CORRECTED)
+_IDENTITY_DROPPED = int(EventFlag.IDENTITY_DROPPED)
+_NO_CONSENT = int(EventFlag.NO_CONSENT)
+_BOT = int(EventFlag.BOT)
+_TYPE_CORRECTED = int(EventFlag.TYPE_CORRECTED)
 
 
 @dataclass(frozen=True)
@@ -52,112 +49,70 @@ class CleanRules:
     dedupe_window_ms: int
 
 
-@dataclass
 class Work:
-    """One event between raw and clean; each step fills in more."""
+    """One event between raw and clean; each step fills in more.
 
-    collected: Collected
-    context: Context
-    rules: CleanRules
-    message: Message = field(default_factory=dict)
-    incoming: Incoming = field(default_factory=lambda: Incoming())
-    event: Event = field(default_factory=lambda: Event("", EventType.CUSTOM, 0, 0, ""))
+    message: as sent. common: in the common form, types as sent. incoming: the same, of the right types.
+    """
+
+    __slots__ = ("collected", "common", "context", "event", "incoming", "message", "rules")
+    message: Message
+    common: Message
+    incoming: Incoming
+    event: Event
+
+    def __init__(self, collected: Collected, context: Context, rules: CleanRules) -> None:
+        self.collected, self.context, self.rules = collected, context, rules
 
 
 Step = Callable[[Work], Drop | None]
 
 
 def read_json(work: Work) -> Drop | None:
-    """Decode the raw bytes. What strict JSON forbids but senders do (a lone surrogate) is mended, not refused."""
+    """Decode the raw bytes, within bounds; what strict JSON forbids but senders do is mended, not refused."""
     raw = work.collected.raw
-    try:
-        message = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        message = _read_lenient(raw)
+    message = read_object(raw)
     if isinstance(message, Drop):
         return message
-    if not isinstance(message, dict):
-        return Drop(DropReason.NOT_AN_OBJECT, f"event: found {type(message).__name__}, expected a JSON object")
-    work.message = message
-    return None
+    dropped = check_bounds(message)
+    if dropped is None:
+        work.message = mended(message) if needs_mending(raw) else message
+    return dropped
 
 
-def _read_lenient(raw: bytes) -> object:
-    try:
-        text = raw.decode("utf-8", "replace")
-        value = json.loads(text, parse_constant=_refuse_constant)
-        return json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace"))
-    except _NotFinite as error:
-        return Drop(DropReason.BAD_TYPE, f"event: {error}, expected a finite number")
-    except RecursionError:
-        return Drop(DropReason.TOO_COMPLEX, f"event: nested too deep, expected at most {DEPTH_MAX} levels")
-    except ValueError as error:
-        finite = "Out of range float" not in str(error)
-        return Drop(DropReason.BAD_JSON if finite else DropReason.BAD_TYPE, f"event: {error}, expected JSON")
-
-
-class _NotFinite(Exception):
-    pass
-
-
-def _refuse_constant(name: str) -> float:
-    raise _NotFinite(name)
-
-
-def check_complexity(work: Work) -> Drop | None:
-    """Refuse what would cost too much further on. Counting brackets and colons first spares most events the walk."""
-    raw = work.collected.raw
-    opened = raw.count(b"{") + raw.count(b"[")
-    if opened <= DEPTH_MAX and raw.count(b":") <= KEYS_MAX and raw.count(b",") < KEYS_MAX:
-        long_key = next((key for key in work.message if len(key) > KEY_BYTES_MAX), None)
-        return None if long_key is None and len(raw) < 4_096 else _walk(work.message)
-    return _walk(work.message)
-
-
-def _walk(message: object) -> Drop | None:
-    level: list[Any] = [message]
-    values = keys = 0
-    for depth in range(1, DEPTH_MAX + 2):
-        if not level:
-            return None
-        if depth > DEPTH_MAX:
-            break
-        keys += sum(len(node) for node in level if isinstance(node, dict))
-        for node in level:
-            if isinstance(node, dict) and any(len(key.encode("utf-8", "replace")) > KEY_BYTES_MAX for key in node):
-                return Drop(DropReason.TOO_COMPLEX, f"event: a key is longer than {KEY_BYTES_MAX} bytes")
-        children = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
-        values += len(children)
-        if keys > KEYS_MAX or values > VALUES_MAX:
-            found = f"{keys} keys and {values} values"
-            return Drop(DropReason.TOO_COMPLEX, f"event: {found}, expected at most {KEYS_MAX} and {VALUES_MAX}")
-        level = [child for child in children if isinstance(child, dict | list) and child]
-    return Drop(DropReason.TOO_COMPLEX, f"event: nested deeper than {DEPTH_MAX} levels")
+_WRAPPING = frozenset({Protocol.SNOWPLOW, Protocol.PIXEL})  # these carry JSON inside of text, not checked until now
 
 
 def adapt(work: Work) -> Drop | None:
     """Bring the protocol's own words into the common form, and check every type in one place."""
+    protocol = work.context.protocol
     try:
-        common = ADAPTERS[work.context.protocol](work.message, work.context)
+        common = work.common = ADAPTERS[protocol](work.message, work.context)
+        if protocol in _WRAPPING and "properties" in common:
+            dropped = check_bounds(common)
+            if dropped is not None:
+                return dropped
+            common["properties"] = mended(common["properties"])
         work.incoming = INCOMING.validate_python(common)
     except BadPayload as error:
         return Drop(DropReason.BAD_PAYLOAD, str(error))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return Drop(DropReason.BAD_TYPE, f"{place} = {str(first['input'])[:80]!r}: {first['msg']}")
+        return Drop(DropReason.BAD_TYPE, f"{first['loc'][0]} = {str(first['input'])[:80]!r}: {first['msg']}")
     return None
 
 
+_EVENT_TYPES = {kind.value: kind for kind in EventType}
+
+
 def read_type(work: Work) -> Drop | None:
-    """Take the type and fill in what needs no thought."""
-    found, collected, context = work.incoming, work.collected, work.context
-    try:
-        kind = EventType(found.get("type", ""))
-    except ValueError:
-        return Drop(
-            DropReason.UNKNOWN_TYPE, f"type = {found.get('type', '')!r}, expected one of {', '.join(EventType)}"
-        )
+    """Take the type and fill in what needs no thought. Only delivery decides: a decision from outside is none."""
+    collected, context = work.collected, work.context
+    stated = work.incoming.get("type", "")
+    kind = _EVENT_TYPES.get(stated)
+    if kind is None or (kind is EventType.DECISION and context.protocol is not Protocol.HERALD):
+        known = ", ".join(name for name in _EVENT_TYPES if name != EventType.DECISION)
+        return Drop(DropReason.UNKNOWN_TYPE, f"type = {stated[:80]!r}, expected one of {known}")
     work.event = Event(
         event_id=collected.event_id,
         event_type=kind,
@@ -167,38 +122,61 @@ def read_type(work: Work) -> Drop | None:
         visitor=collected.visitor,
         protocol=context.protocol,
         ip=context.ip,
-        flags=EventFlag.NO_CONSENT if context.no_consent else EventFlag.NONE,
+        flags=_NO_CONSENT if context.no_consent else 0,
     )
     return None
 
 
-_SAME_NAME = (
-    "name", "user_id", "title", "language", "campaign_id", "creative_id", "placement_id", "action_id", "decision_id",
+_SAME_NAME = frozenset({
+    "name", "title", "language", "campaign_id", "creative_id", "placement_id", "action_id", "decision_id",
     "product_id", "category", "brand", "quantity", "search", "score", "stock_level",
-)  # fmt: skip
-_MONEY = (("price", "price_micros"), ("revenue", "revenue_micros"), ("cost", "cost_micros"))
+})  # fmt: skip
+_MONEY = {"price": "price_micros", "revenue": "revenue_micros", "cost": "cost_micros"}
+_TYPED = frozenset({Protocol.SEGMENT, Protocol.HERALD})  # in the other protocols every value is text
 
 
 def copy_fields(work: Work) -> Drop | None:
     """Copy what keeps its name; money becomes integer micros, exact to the last digit that matters."""
-    event, found = work.event, work.incoming
-    for name in _SAME_NAME:
-        if name in found:
-            setattr(event, name, found[name])  # type: ignore[literal-required]
-    for theirs, ours in _MONEY:
-        if theirs in found:
-            setattr(event, ours, _micros(found[theirs]))  # type: ignore[literal-required]
-    if "currency" in found:
-        event.currency = found["currency"].upper()
-    if work.context.no_consent:
-        event.user_id = ""
-    if found.get("properties"):
-        event.properties = msgspec.json.encode(found["properties"]).decode()
+    event, common = work.event, work.common
+    is_corrected = False
+    for name, value in work.incoming.items():
+        if name in _SAME_NAME:
+            setattr(event, name, value)
+        elif name in _MONEY:
+            setattr(event, _MONEY[name], _micros(value))  # type: ignore[arg-type]
+        else:
+            continue
+        is_corrected |= (type(value) is str) is not (type(common[name]) is str)
+    if is_corrected and work.context.protocol in _TYPED:
+        event.flags |= _TYPE_CORRECTED
+    if "currency" in work.incoming:
+        event.currency = work.incoming["currency"].upper()
+    if work.incoming.get("properties"):
+        event.properties = msgspec.json.encode(work.incoming["properties"]).decode()
     return None
 
 
 def _micros(amount: Decimal) -> int:
-    return int((amount * MICROS).to_integral_value())
+    """Round half to even, as IEEE 754 and Decimal do: 0.0000005 is 0, 0.0000015 is 2."""
+    return int(amount.quantize(MICRO, ROUND_HALF_EVEN).scaleb(6))
+
+
+_VISITOR_KEY = {Protocol.SEGMENT: "anonymousId", Protocol.SNOWPLOW: "duid", Protocol.PIXEL: "v"}
+
+
+def read_identity(work: Work) -> Drop | None:
+    """Take the user's id, but not one that names nobody; flag an event where such an id was left out."""
+    event, stated = work.event, work.incoming.get("user_id")
+    if work.context.no_consent:
+        return None
+    if stated is not None:
+        event.user_id = usable_id(stated) if isinstance(stated, str | int | float) else ""
+        if not event.user_id:
+            event.flags |= _IDENTITY_DROPPED
+    visitor = work.message.get(_VISITOR_KEY.get(work.context.protocol, ""))
+    if visitor is not None and visitor != "" and visitor != event.visitor and not usable_id(visitor):
+        event.flags |= _IDENTITY_DROPPED
+    return None
 
 
 def need_fields(work: Work) -> Drop | None:
@@ -216,15 +194,15 @@ def set_time(work: Work) -> Drop | None:
     event, rules, received = work.event, work.rules, work.context.received_time_ms
     stated = time_ms(work.incoming.get("event_time"))
     if stated is None:
-        event.flags |= EventFlag.TIME_MISSING
+        event.flags |= _TIME_MISSING
         return None
     sent = time_ms(work.incoming.get("sent_time")) or work.context.sent_time_ms
     skew = received - sent if sent else 0
     if rules.skew_min_ms <= abs(skew) <= rules.skew_max_ms:
         stated += skew
-        event.flags |= EventFlag.SKEW_CORRECTED
+        event.flags |= _SKEW_CORRECTED
     if stated > received + rules.future_max_ms:
-        event.flags |= EventFlag.TIME_CLAMPED
+        event.flags |= _TIME_CLAMPED
         return None
     if stated < received - rules.age_max_ms:
         days = (received - stated) // 86_400_000
@@ -233,32 +211,6 @@ def set_time(work: Work) -> Drop | None:
         )
     event.event_time_ms = stated
     return None
-
-
-def time_ms(stated: object) -> int | None:
-    """Return ms since 1970 UTC of an ISO 8601 text or a unix time in s or ms; None for what is neither.
-
-    A time without zone is UTC: the log must not depend on where it is read.
-    """
-    if isinstance(stated, str):
-        try:
-            moment = datetime.fromisoformat(stated)
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            elapsed = moment - EPOCH
-            return (elapsed.days * 86_400 + elapsed.seconds) * 1000 + elapsed.microseconds // 1000
-        except (ValueError, OverflowError):
-            stated = _number(stated)
-    if not isinstance(stated, int | float) or isinstance(stated, bool) or not math.isfinite(stated) or stated <= 0:
-        return None
-    ms = int(stated * 1000) if stated < SECONDS_UNTIL else int(stated)
-    return ms if ms < 1000 * SECONDS_UNTIL else None
-
-
-def _number(text: str) -> float | int | None:
-    try:
-        return int(text) if text.isdecimal() and len(text) < 20 else float(text)
-    except ValueError:
-        return None
 
 
 class Place(NamedTuple):
@@ -344,17 +296,17 @@ def read_device(work: Work) -> Drop | None:
         return None
     event.browser, event.os, event.device = agent.browser, agent.os, agent.device.value
     if agent.bot is not None:
-        event.flags |= EventFlag.BOT
+        event.flags |= _BOT
         event.bot_reason = agent.bot.value
     return None
 
 
 STEPS: tuple[Step, ...] = (
     read_json,
-    check_complexity,
     adapt,
     read_type,
     copy_fields,
+    read_identity,
     need_fields,
     set_time,
     read_page,
@@ -365,10 +317,17 @@ STEPS: tuple[Step, ...] = (
 def clean(collected: Collected, context: Context, rules: CleanRules) -> Event | Drop:
     """Return the clean event, or why it is refused. Never raises for anything that a sender can send."""
     if collected.refused:
-        return Drop(DropReason(collected.refused), "refused by the collector")
+        return _refused_at_door(collected.refused)
     work = Work(collected, context, rules)
     for step in STEPS:
         dropped = step(work)
         if dropped is not None:
             return dropped
     return work.event
+
+
+def _refused_at_door(reason: str) -> Drop:
+    """A collector newer than we are may know reasons that we do not."""
+    if reason in list(DropReason):
+        return Drop(DropReason(reason), "refused by the collector")
+    return Drop(DropReason.BAD_PAYLOAD, f"refused by the collector as {reason[:80]!r}, a reason unknown here")

@@ -11,12 +11,11 @@ _TEXT = rf"^{_SHOWN}(?:[^\x00-\x1f\x7f]*{_SHOWN})?$"
 
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=_TEXT)]
 Id = Annotated[str, Field(max_length=128, pattern=rf"^$|{_TEXT}")]
-Whole = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, strict=True)]
+Whole = Annotated[int, Field(ge=-(2**63) + 1, le=2**63 - 1, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Text = Annotated[str, Field(max_length=256)]
-Features = Annotated[
-    dict[Annotated[str, Field(max_length=64)], bool | Whole | Number | Text | None], Field(max_length=FEATURES_MAX)
-]
+Feature = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[ -~]+$")]
+Features = Annotated[dict[Feature, bool | Whole | Number | Text | None], Field(max_length=FEATURES_MAX)]
 
 
 class _In(BaseModel):
@@ -30,7 +29,7 @@ class ActionIn(_In):
     url: Annotated[str, Field(max_length=4_096, description="where its click leads: http(s), ASCII")] = ""
     campaign_id: Id = ""
     creative_id: Id = ""
-    features: Features = {}
+    features: Features = Field(default_factory=dict)
 
 
 class Made(_In):
@@ -48,7 +47,7 @@ class DecisionRequest(_In):
     visitor: Annotated[str, Field(description="visitor id; none = no personal decision")] = ""
     consent: Annotated[bool, Field(description="false = no personal decision, and no id in the log")] = True
     count: Annotated[int, Field(ge=1, le=HOW_MANY_MAX, description="how many different actions")] = 1
-    context: Features = {}
+    context: Features = Field(default_factory=dict)
     site: Annotated[str, Field(max_length=128, description="one of the sites of the write keys")] = ""
     made: Annotated[Made | None, Field(description="made elsewhere: log it as it was, for learning")] = None
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-from pipeline.collector.identity import usable_id
+from pipeline.collector.identity import ID_BYTES_MAX, usable_id
 from pipeline.core.decide import Action, Ask, Known, decide, made_elsewhere, make_id
 from pipeline.core.link import Link, LinkKind, seal
 from pipeline.core.profile import strongest_interest
@@ -48,10 +48,13 @@ class Desk:
         """Return what a request asks for, checked against the settings.
 
         no_consent: the request came with DNT: 1 or Sec-GPC: 1.
-        Raises Problem 400 for too many actions or an unknown site.
+        Raises Problem 400 for too many actions, too long an id, or an unknown site.
         """
         if len(request.actions) > self._settings.actions_max:
             expected = f"found {len(request.actions)}, expected at most {self._settings.actions_max}"
+            raise Problem(400, "invalid", f"actions: {expected}", [("actions", expected)])
+        if any(_is_long(action.id) for action in request.actions):
+            expected = f"expected ids of at most {ID_BYTES_MAX} bytes in UTF-8"
             raise Problem(400, "invalid", f"actions: {expected}", [("actions", expected)])
         if request.site and request.site not in self._sites:
             expected = f"expected one of {', '.join(sorted(self._sites))}"
@@ -131,6 +134,11 @@ class Desk:
                 )
             )
         return chosen
+
+
+def _is_long(text: str) -> bool:
+    """The model counts characters; keys of the log are bounded in bytes."""
+    return len(text) > ID_BYTES_MAX // 4 and len(text.encode()) > ID_BYTES_MAX
 
 
 def _own_url(settings: Settings) -> str:

@@ -22,6 +22,7 @@ from pipeline.delivery.app import Delivery, create
 from pipeline.delivery.guard import check_exposed
 from pipeline.delivery.log import Pen
 from pipeline.delivery.memory import Memory
+from pipeline.edge import metrics
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.edge.follow import Follower
 from pipeline.edge.secret import key_of
@@ -105,4 +106,5 @@ def run(settings: Settings) -> int:
     """Run delivery in this process; returns its exit code. Raises SettingsError where the settings do not allow it."""
     check_exposed(settings)
     sys.setswitchinterval(SWITCH_S)
+    metrics.watch_data_dir(settings.data_dir)
     return uvloop.run(serve(settings))

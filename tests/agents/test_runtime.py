@@ -27,7 +27,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]
 
 @pytest.fixture
 def stages(running: EmbeddedKafka, tmp_path: Path) -> Iterator[Stages]:
-    found = Stages(running, tmp_path, f"t{uuid4().hex[:8]}-", partitions=2)
+    found = Stages.on(running, tmp_path, f"t{uuid4().hex[:8]}-", partitions=2)
     try:
         yield found
     finally:

@@ -13,7 +13,7 @@ from rich.console import Console
 from pipeline import topics, up
 from pipeline.edge import kafka
 from pipeline.parts import STAGES, services, stores
-from pipeline.settings import Settings, load, with_secrets
+from pipeline.settings import Settings, load
 from pipeline.supervisor import Part, Supervisor
 from tests.journeys.rig import Whole, free_ports
 
@@ -44,7 +44,7 @@ def _settings(folder: str) -> Settings:
         metrics_port=_free_run(len(STAGES)),
         log_level=QUIET,
     )
-    return with_secrets(chosen)
+    return chosen
 
 
 def _free_run(length: int) -> int:

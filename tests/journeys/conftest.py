@@ -1,12 +1,20 @@
 """What the journeys share: where the published data are."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from segment.analytics import request as segment_request
 
 DATA = Path(os.environ.get("HERALD_TEST_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _segments_connections_end() -> Iterator[None]:
+    """Segment's client keeps one pool of connections for the whole process and never closes it."""
+    yield
+    segment_request._session.close()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pipeline import status, up
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.replay.formats import Recorded
 from pipeline.replay.sender import Sender, Sent, Target, paced
-from pipeline.settings import Settings, load, with_secrets
+from pipeline.settings import Settings, load
 from pipeline.supervisor import Supervisor
 
 
@@ -62,12 +62,21 @@ class Whole:
         return f"http://127.0.0.1:{self.settings.delivery_port}"
 
     def send(
-        self, rows: list[Recorded], shift_ms: int, pace: float = 0, repeat_share: float = 0.0, key: str = "demo"
+        self,
+        rows: list[Recorded],
+        shift_ms: int,
+        pace: float = 0,
+        repeat_share: float = 0.0,
+        key: str = "demo",
+        lanes: int = 4,
     ) -> Sent:
-        """Replay rows to the collector under a write key; resend what fails for the moment."""
+        """Replay rows to the collector under a write key; resend what fails for the moment.
+
+        lanes: visitors side by side. Four are the partitions, each in its order; more are faster and mix the order.
+        """
 
         async def run() -> Sent:
-            sender = Sender(Target(self.collector_url, key, repeat_share=repeat_share))
+            sender = Sender(Target(self.collector_url, key, lanes=lanes, repeat_share=repeat_share))
             return await sender.send(paced(rows, pace, asyncio.get_running_loop().time()), shift_ms)
 
         return asyncio.run(run())
@@ -105,10 +114,9 @@ def whole(folder: Path, **settings: object) -> Iterator[Whole]:
         clickhouse_port=clickhouse,
         collector_port=collector,
         delivery_port=delivery,
-        metrics_port=free_run(5),
+        metrics_port=free_run(6),
         **settings,
     )
-    chosen = with_secrets(chosen)
     supervisor = up.start(chosen, Console(quiet=True))
     try:
         yield Whole(chosen, supervisor)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 import pytest
+import requests
 from kafka import TopicPartition
 from segment.analytics.client import Client
 from snowplow_tracker import Emitter, PageView, SelfDescribingJson, StructuredEvent, Subject, Tracker
@@ -63,6 +64,12 @@ class Visitor:
         self.herald, self.placement = herald, placement
         self.http = httpx.Client(headers={"User-Agent": user_agent}, timeout=20)
 
+    def __enter__(self) -> "Visitor":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.http.close()
+
     def pixel(self, **query: str) -> None:
         answer = self.http.get(f"{self.herald.collector_url}/p.gif", params={"k": "demo", "v": self.id, **query})
         assert answer.status_code == 200
@@ -107,14 +114,18 @@ class Visitor:
 
 def test_a_visitors_life_from_the_first_page_to_a_better_decision(herald: Whole) -> None:
     """Page with campaign tags -> profile -> decision -> impression -> click -> purchase -> outcome -> other model."""
-    person = Visitor(herald, BROWSER, "life")
+    with Visitor(herald, BROWSER, "life") as person:
+        live(herald, person)
+
+
+def live(herald: Whole, person: Visitor) -> None:
     person.pixel(
         e="page",
         u="https://shop.example/?utm_source=google&utm_medium=cpc&utm_campaign=spring&gclid=abc123",
         r="https://www.google.com/",
     )
     profile = until(person.profile, "a profile")["profile"]
-    assert (profile["channel"], profile["campaign"]) == ("paid_search", "spring")
+    assert (profile["last_channel"], profile["last_campaign"], profile["is_bot"]) == ("paid_search", "spring", False)
     decision = person.decide()
     assert decision["profile"]["known"] is True
     assert decision["degraded"] == []
@@ -138,7 +149,11 @@ def test_a_crawler_that_clicks_everything_teaches_nothing(herald: Whole) -> None
 
     A person at the same placement afterwards shows that the learner was awake: one trial, not two.
     """
-    machine = Visitor(herald, CRAWLER, "crawled")
+    with Visitor(herald, CRAWLER, "crawled") as machine, Visitor(herald, BROWSER, "crawled") as person:
+        click_everything(machine, person)
+
+
+def click_everything(machine: Visitor, person: Visitor) -> None:
     machine.pixel(e="page", u="https://shop.example/")
     until(machine.profile, "a profile")
     decision = machine.decide()
@@ -146,7 +161,6 @@ def test_a_crawler_that_clicks_everything_teaches_nothing(herald: Whole) -> None
     machine.pixel(e="purchase", rev="10", cur="EUR")
     row = until(lambda: machine.outcome(decision, "conversions > 0"), "the crawler's outcome")
     assert row[1:] == (1, 1, 1, 10_000_000, 0, 1, machine.id)
-    person = Visitor(herald, BROWSER, "crawled")
     shown = person.decide()
     assert shown["model_version"] == decision["model_version"]
     person.see_and_click(shown)
@@ -194,23 +208,15 @@ def send_without_consent(herald: Whole) -> None:
         preferences = {"consent": {"categoryPreferences": {"Advertising": False, "Analytics": False}}}
         segment.track(MAIL, "Refused Something", body["properties"], context=preferences, anonymous_id=NOBODY)
         segment.shutdown()
-        with_header = httpx_session({"SP-Anonymous": "*"})
-        emitter = Emitter(url, batch_size=1, session=with_header, request_timeout=20)
-        subject = Subject().set_domain_user_id(NOBODY).set_user_id(MAIL).set_ip_address("203.0.113.77")
-        tracker = Tracker("sp", emitter, subject=subject, app_id="demo")
-        entity = SelfDescribingJson("iglu:com.acme/user/jsonschema/1-0-0", {"email": MAIL, "user_id": NOBODY})
-        tracker.track(StructuredEvent("x", "Refused Something", property_=f"for {MAIL}", context=[entity]))
+        with requests.Session() as session:
+            session.headers["SP-Anonymous"] = "*"
+            emitter = Emitter(url, batch_size=1, session=session, request_timeout=20)
+            subject = Subject().set_domain_user_id(NOBODY).set_user_id(MAIL).set_ip_address("203.0.113.77")
+            tracker = Tracker("sp", emitter, subject=subject, app_id="demo")
+            entity = SelfDescribingJson("iglu:com.acme/user/jsonschema/1-0-0", {"email": MAIL, "user_id": NOBODY})
+            tracker.track(StructuredEvent("x", "Refused Something", property_=f"for {MAIL}", context=[entity]))
         decision = {"placement": "quiet", "visitor": NOBODY, "consent": False, "actions": [{"id": "a"}, {"id": "b"}]}
         assert http.post(f"{herald.delivery_url}/v1/decisions", json=decision).status_code == 200
-
-
-def httpx_session(headers: dict[str, str]) -> Any:
-    """Return a session with these headers, as the tracker wants it."""
-    import requests
-
-    session = requests.Session()
-    session.headers.update(headers)
-    return session
 
 
 def send_with_consent(herald: Whole) -> None:

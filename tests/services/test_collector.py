@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import socket
 import threading
 import time
 import uuid
@@ -574,6 +575,18 @@ def test_requests_and_refusals_are_counted(collector: RunningCollector) -> None:
     post(collector, b"{")
     after = collector.http.get("/metrics").text
     assert [value(after, name) - value(before, name) for name in names] == [1, 1, 2]
+
+
+def test_a_client_that_goes_away_in_its_own_body_is_counted_and_harms_nobody(collector: RunningCollector) -> None:
+    line = 'herald_rejected_total{reason="client_gone"}'
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", collector.settings.collector_port)) as connection:
+            connection.sendall(HEAD + b"Content-Length: 100\r\n\r\nabc")
+    deadline = time.monotonic() + 20
+    while f"{line} 3.0" not in collector.http.get("/metrics").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert post(collector, GOOD).status_code == 200
 
 
 def test_quiet_partitions_tick(collector: RunningCollector, log: Log) -> None:

@@ -4,11 +4,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import hypothesis
 import jsonschema
 import msgspec
 import pytest
 from delivery_rig import Service, StateTopic, free_port, read_collected, until
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import topics
 from pipeline.core.clean import CleanRules, clean
@@ -413,3 +417,30 @@ def test_reports_are_checked_before_the_warehouse_is_asked_and_say_when_it_is_aw
     assert "placement" in wrong.json()["detail"]
     away = learnt.http.get("/v1/reports/rollup")
     assert (away.status_code, away.headers["retry-after"]) == (503, "1")
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
+ACTION_FIELDS = st.sampled_from(["id", "url", "campaign_id", "creative_id", "features", "x"])
+ACTIONS = st.lists(st.dictionaries(ACTION_FIELDS, VALUES, max_size=4) | VALUES, max_size=4) | VALUES
+REQUEST_FIELDS = st.sampled_from(["placement", "visitor", "consent", "count", "context", "site", "é"])
+
+
+@hypothesis.settings(max_examples=300, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@given(fields=st.dictionaries(REQUEST_FIELDS, VALUES), actions=ACTIONS, good=st.booleans())
+def test_whatever_is_asked_is_answered_or_refused_and_never_fails(
+    learnt: Service, fields: dict[str, Any], actions: Any, good: bool
+) -> None:
+    """Any JSON, also with NaN, lone surrogates and huge numbers; half of the requests are right but for some fields."""
+    body = (BODY if good else {"actions": actions}) | fields
+    answer = learnt.http.post("/v1/decisions", content=json.dumps(body).encode(), headers=JSON)
+    assert answer.status_code in (200, 400), (body, answer.text)
+    assert answer.json()["decision_id" if answer.status_code == 200 else "detail"]
+
+
+@hypothesis.settings(max_examples=150, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@given(path=st.text(st.characters(codec="utf-8", exclude_characters="?#\r\n\t\x00"), max_size=40))
+def test_whatever_stands_in_a_path_is_found_or_not(learnt: Service, path: str) -> None:
+    quoted = quote(path, safe="/")
+    for prefix in ("/v1/profiles/", "/v1/models/", "/v1/decisions/", "/c/", "/v1/i/", "/"):
+        assert learnt.http.get(prefix + quoted).status_code in (200, 302, 400, 404, 405), prefix + quoted

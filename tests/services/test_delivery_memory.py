@@ -2,16 +2,23 @@
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from pipeline.core.clean import CleanRules, clean
 from pipeline.core.policy import EpsilonGreedy, Uniform
 from pipeline.core.state import StateView, StateWriter
+from pipeline.delivery.api import DecisionRequest
+from pipeline.delivery.desk import Desk
 from pipeline.delivery.log import LOG_KEYS_MAX, Pen, Sender
 from pipeline.delivery.memory import REFRESH_S, STALE_MS, Memory
+from pipeline.delivery.problems import Problem
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 from schemas.block import partition_of
-from schemas.event import Context
+from schemas.event import Collected, Context, Event
 from schemas.model import ArmStatistics, PlacementModel
 from schemas.outcome import Choice, DecisionLog
 from schemas.profile import Profile, VisitorState
@@ -191,6 +198,43 @@ def test_a_record_too_complex_for_the_clean_stage_goes_without_features_and_says
     assert pen.decision(log, "v", Sender("shop"), 1)
     assert (log.features, log.degraded) == ({}, ["features_unlogged"])
     assert len(log.candidates) == LOG_KEYS_MAX
+
+
+NAMES = st.text(min_size=1, max_size=128) | st.text("aé☃", min_size=1, max_size=128)
+SCALARS = (
+    st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=256) | st.none()
+)
+FEATURES = st.dictionaries(st.text(" -~aZ", min_size=1, max_size=64), SCALARS, max_size=32)
+REQUESTS = st.fixed_dictionaries({
+    "placement": NAMES,
+    "actions": st.lists(
+        st.fixed_dictionaries({"id": NAMES}, optional={"campaign_id": NAMES, "features": FEATURES, "url": st.text()}),
+        min_size=1, max_size=20,
+    ),
+    "context": FEATURES,
+    "visitor": st.text(max_size=200),
+    "count": st.integers(1, 50),
+})  # fmt: skip
+
+
+@given(REQUESTS)
+def test_every_decision_that_is_answered_is_one_that_the_clean_stage_takes(request: dict[str, object]) -> None:
+    """Whatever ids, features and context were let in: the record is clean, and its log is the decision's."""
+    tape = Tape()
+    desk = Desk(settings(), Memory(settings()), Pen(tape, 2, 3, b"key"), b"k")  # type: ignore[arg-type]
+    try:
+        asked = desk.read(DecisionRequest.model_validate(request), no_consent=False)
+    except (ValidationError, Problem):
+        return
+    answer = desk.decide(asked, 1_795_000_000_000)
+    _, context, event_id, visitor, raw = tape.events[0]
+    found = clean(Collected(0, event_id, visitor, raw), context, CleanRules(1_000, 1_000, 1_000, 1_000, 1_000))
+    assert isinstance(found, Event), found
+    log = msgspec.json.decode(found.properties, type=DecisionLog)
+    assert log.decision_id == answer.decision_id
+    assert found.placement_id == log.placement_id == request["placement"]
+    assert found.action_id == (answer.actions[0].id if answer.actions else "")
+    assert [choice.propensity for choice in log.choices] == [chosen.probability for chosen in answer.actions]
 
 
 def test_a_view_of_another_epoch_is_void() -> None:

@@ -1,0 +1,103 @@
+"""d. The whole: batches over HTTP by several clients, until each event's row can be queried in the warehouse.
+
+Every part runs on this machine, the clients too; so the share of each in the CPU says what held it back.
+f. Latency under an even load: an event's way to a usable profile and to its row, by probes.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from pipeline.demo.probe import Latencies, Prober
+from pipeline.edge.clickhouse import Warehouse
+from pipeline.edge.clock import monotonic_s
+from tests.bench.clients import Clients, Errand
+from tests.bench.processes import Watch, cores
+from tests.bench.stand import everything, pids
+from tests.bench.workload import KEY
+from tests.journeys.rig import Whole
+
+CLIENTS = 2
+WARM_S = 1.0
+LOOK_EVERY_S = 0.2
+GIVE_UP_S = 180.0
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """stored: different rows found. cpu_us: CPU per event by part, `clients` among them. busy: of all cores, 0..1."""
+
+    events: int
+    accepted: int
+    stored: int
+    events_per_s: float
+    accepted_per_s: float
+    cpu_us: dict[str, float]
+    busy: float
+
+    @property
+    def held_back_by(self) -> str:
+        """Say in words what there was too little of."""
+        wall_us = 1e6 / self.events_per_s
+        name, most = max(self.cpu_us.items(), key=lambda item: item[1])
+        shares = f"{name} took {most / wall_us:.0%} of one core"
+        if self.busy > 0.85:
+            return f"the machine: its {cores()} cores were {self.busy:.0%} busy; {shares}, the most"
+        return f"{shares}, the most; the cores were {self.busy:.0%} busy: waiting, not computing, was the rest"
+
+
+def run(events: int) -> EndToEnd:
+    """Send so many events as fast as they are taken."""
+    with everything() as running, Clients(CLIENTS) as clients:
+        told = [
+            clients.send(Errand(running.collector_url, "messages", events, part, CLIENTS)) for part in range(CLIENTS)
+        ]
+        began_s = clients.begin()
+        watch = Watch(lambda: pids(running.supervisor.parts))
+        ended_s = _queryable(running, events)
+        _, spent_s = watch.read()
+        said = [one.result() for one in told]
+        spent_s["clients"] = sum(one.cpu_s for one in said)
+        stored = int(str(running.ask("SELECT count() FROM events FINAL")[0][0]))
+        wall_s = ended_s - began_s
+        sending_s = max(one.ended_s for one in said) - began_s
+        return EndToEnd(
+            events=events,
+            accepted=sum(one.accepted for one in said),
+            stored=stored,
+            events_per_s=events / wall_s,
+            accepted_per_s=events / sending_s,
+            cpu_us={name: spent / events * 1e6 for name, spent in spent_s.items()},
+            busy=sum(spent_s.values()) / wall_s / cores(),
+        )
+
+
+def _queryable(running: Whole, events: int) -> float:
+    """Return when the last event's row was found, on the clock that does not go back."""
+    until = monotonic_s() + GIVE_UP_S
+    with Warehouse.from_url(running.settings.warehouse_url) as warehouse:
+        while monotonic_s() < until:
+            found = int(str(warehouse.execute("SELECT count() FROM events")[0][0]))
+            if found >= events:
+                return monotonic_s()
+            time.sleep(LOOK_EVERY_S)
+    raise RuntimeError(f"{found} rows after {GIVE_UP_S:.0f} s, expected {events}")
+
+
+def probe(seconds: float, per_s: float) -> Latencies:
+    """f. Send probes for so long while per_s events/s come in."""
+    with everything() as running, Clients(1) as clients:
+        events = int(per_s * (seconds + 2 * WARM_S))
+        told = clients.send(Errand(running.collector_url, "messages", events, 0, 1, pace=per_s))
+        clients.begin()
+        time.sleep(WARM_S)
+        with Warehouse.from_url(running.settings.warehouse_url) as warehouse:
+            found = asyncio.run(_probe(running, warehouse, seconds))
+        told.result()
+        return found
+
+
+async def _probe(running: Whole, warehouse: Warehouse, seconds: float) -> Latencies:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(seconds, stop.set)
+    return await Prober(running.collector_url, running.delivery_url, warehouse, KEY).run(stop)

@@ -1,0 +1,229 @@
+"""The Markdown pages of schemas/docs, and the generated blocks of the README."""
+
+from collections.abc import Callable
+
+from click.testing import CliRunner
+
+from pipeline.cli import main
+from pipeline.collector.app import ROUTES, SETTINGS_ROUTE
+from pipeline.collector.pixel import KEYS
+from pipeline.core.adapt import SEGMENT_CAMPAIGN, SEGMENT_PROPERTIES, SNOWPLOW_FIELDS, SNOWPLOW_TYPES
+from pipeline.core.event_names import NAMES
+from pipeline.delivery import routes as delivery
+from pipeline.edge import metrics
+from pipeline.settings import Settings
+from pipeline.settings import table as settings_table
+from schemas import block, model, outcome, profile, session, state
+from schemas.ddl import create
+from schemas.event import Collected, Context, DropReason, Event, EventFlag, EventType, Refused
+from schemas.tables import TABLES
+from schemas.topics import DAY_MS, KEEP, TOPICS
+from tests.docs.structs import column_meanings, fields, struct_section, table
+from tests.docs.words import FLAGS, REASONS, TYPES
+
+MADE = "<!-- made by `make docs`: change the code, not this file -->\n\n"
+HELP_COLUMNS = 100
+
+
+def all_pages() -> dict[str, str]:
+    """Return each page: file name -> text."""
+    made: dict[str, Callable[[], str]] = {
+        "README.md": index,
+        "events.md": events,
+        "blocks.md": blocks,
+        "topics.md": topics,
+        "tables.md": tables,
+        "metrics.md": metrics_page,
+        "settings.md": settings,
+        "commands.md": commands,
+    }
+    return {name: MADE + make().strip() + "\n" for name, make in made.items()}
+
+
+def readme_blocks() -> dict[str, str]:
+    """Return the generated parts of the README: name -> text."""
+    return {
+        "help": f"```\n{help_of()}\n```",
+        "collector": _routes(),
+        "delivery": _delivery_routes(),
+        "pixel": _pixel(),
+    }
+
+
+def help_of(*command: str) -> str:
+    """Return the `--help` text of `herald` or of one of its commands."""
+    found = CliRunner().invoke(main, [*command, "--help"], prog_name="herald", terminal_width=HELP_COLUMNS)
+    assert found.exit_code == 0, found.output
+    return found.output.strip()
+
+
+def index() -> str:
+    """The list of pages."""
+    return """# Schemas and references
+
+All of this is made from the code by `make docs`; a test fails when it is not current.
+
+- [events.md](events.md): what the collector takes, event types, fields, refusals, flags, the pixel's keys
+- [blocks.md](blocks.md): what travels in Kafka, field by field
+- [topics.md](topics.md), [tables.md](tables.md): every topic; every table with its DDL
+- [metrics.md](metrics.md), [settings.md](settings.md), [commands.md](commands.md)
+- [openapi.json](openapi.json): delivery's HTTP interface; [json/](json): JSON Schema of what comes in and goes out
+"""
+
+
+def _routes() -> str:
+    rows = [(" ".join(route.methods), f"`{route.path}`", route.meaning) for route in (*ROUTES, SETTINGS_ROUTE)]
+    return table(rows, "method", "path", "what it is")
+
+
+def _delivery_routes() -> str:
+    rows = [(route.method, f"`{route.path.replace(':path', '')}`", route.meaning) for route in delivery.ROUTES]
+    return table(rows, "method", "path", "what it is")
+
+
+def _pixel() -> str:
+    return table([(f"`{key}`", _field(meaning)) for key, meaning in KEYS.items()], "key", "meaning")
+
+
+def _field(meaning: str) -> str:
+    """A key that becomes a field of ours is shown as code, a sentence as it is."""
+    return f"`{meaning}`" if meaning.isidentifier() else meaning
+
+
+def _mapping(names: dict[str, str], theirs: str) -> str:
+    by_ours: dict[str, list[str]] = {}
+    for name, ours in names.items():
+        by_ours.setdefault(str(ours), []).append(f"`{name}`")
+    rows = [(f"`{ours}`", ", ".join(found)) for ours, found in by_ours.items()]
+    return table(rows, "our field", theirs)
+
+
+def events() -> str:
+    """What comes in, and what the clean stage makes of it."""
+    meanings = column_meanings("events")
+    limits = ("body_bytes_max", "unpacked_bytes_max", "event_bytes_max", "batch_events_max", "age_max_ms")
+    bounds = [(f"`HERALD_{name.upper()}`", str(_default(name)), _meaning(name)) for name in limits]
+    return "\n".join([
+        "# Events\n",
+        "## What the collector answers to\n", _routes(),
+        "## Bounds\n", table(bounds, "setting", "default", "meaning"),
+        "## The pixel's keys: `GET /p.gif?k=demo&e=page&u=…`\n", _pixel(),
+        "## Segment's properties that have a field of their own\n",
+        _mapping(dict(SEGMENT_PROPERTIES), "in `properties`"),
+        _mapping(dict(SEGMENT_CAMPAIGN), "in `context.campaign`"),
+        "## Snowplow's fields that have a field of their own\n",
+        _mapping(dict(SNOWPLOW_FIELDS), "in the tracker protocol"),
+        _mapping(dict(SNOWPLOW_TYPES), "short type `e`"),
+        "## Event types, and the names that mean them\n",
+        "A name is compared in lower case, with runs of other characters than letters and digits as one blank.\n",
+        table(_types(), "type", "meaning", "names"),
+        "## Why an event is refused\n",
+        "Each refusal is counted, and kept in `bad` with its first bytes and what was expected.\n",
+        table([(f"`{reason}`", REASONS[reason]) for reason in DropReason], "reason", "meaning"),
+        "## What was noticed and mended\n", _flags(),
+        "## The clean event\n", struct_section(Event, meanings),
+    ])  # fmt: skip
+
+
+def _types() -> list[tuple[str, ...]]:
+    names: dict[EventType, list[str]] = {kind: [] for kind in EventType}
+    for name, kind in NAMES.items():
+        names[kind].append(name)
+    return [(f"`{kind}`", TYPES[kind], ", ".join(found)) for kind, found in names.items()]
+
+
+def _flags() -> str:
+    beside = {field.name: field.meaning for field in fields(EventFlag)}
+    rows = [(f"`{flag.name}`", str(flag.value), beside[str(flag.value)] or FLAGS.get(flag, "")) for flag in EventFlag]
+    return table(rows, "flag", "bit", "meaning")
+
+
+def _default(name: str) -> object:
+    return Settings.model_fields[name].default
+
+
+def _meaning(name: str) -> str:
+    return Settings.model_fields[name].description or ""
+
+
+def blocks() -> str:
+    """What travels in Kafka, field by field."""
+    kinds: tuple[type, ...] = (
+        block.CollectedBlock, Context, Collected, block.EventBlock, block.Totals, block.RefusedBlock, Refused,
+        block.SessionBlock, session.SessionRow, session.Session, block.OutcomeBlock, outcome.Outcome, outcome.Choice,
+        outcome.DecisionLog, state.StateRecord, profile.VisitorState, profile.Profile, outcome.OpenDecision,
+        model.PlacementModel, model.ArmStatistics,
+    )  # fmt: skip
+    head = f"""# Blocks
+
+A record's value is one byte of format version (now {block.BLOCK_VERSION}), then msgpack. Structs are written as arrays,
+in the order below, unless they say otherwise: fields are only ever appended, with a default, so that old blocks stay
+readable. Headers: `rows` (events in the block), `crc` (of the value), and after `collected` `origin`
+(`partition:offset` in `collected`): a block's name, on every hop. Readable versions: \
+{", ".join(map(str, sorted(block.READABLE_VERSIONS)))}. The clean event itself is in [events.md](events.md).
+"""
+    return "\n".join([head, *(struct_section(kind) for kind in kinds)])
+
+
+def topics() -> str:
+    """Every topic."""
+    rows = [
+        (f"`{topic.name}`", topic.meaning, topic.writer, f"`{topic.record}`", _kept(topic.retention_ms))
+        for topic in TOPICS
+    ]
+    head = """# Topics
+
+Every topic has `HERALD_PARTITIONS` partitions, and an event keeps its partition on all of them: that of the visitor's
+id (crc32). `herald topics --apply` makes them; `HERALD_TOPIC_PREFIX` goes before each name.
+"""
+    return f"{head}\n{table(rows, 'topic', 'meaning', 'writer', 'record', 'kept')}"
+
+
+def _kept(retention_ms: int) -> str:
+    return "until the stage trims it" if retention_ms == KEEP else f"{retention_ms // DAY_MS} days"
+
+
+def tables() -> str:
+    """Every table with its columns and DDL."""
+    days = int(str(_default("retention_days")))
+    parts = [
+        """# Tables
+
+`herald tables --apply` makes them. Every table is a ReplacingMergeTree on an idempotent key: a row that is written
+twice is one row. Read with `FINAL` where the number must be exact.
+"""
+    ]
+    for one in TABLES:
+        rows = [(f"`{column.name}`", f"`{column.type}`", column.meaning) for column in one.columns]
+        ddl = ";\n".join(create(one, days))
+        parts.append(
+            f"## {one.name}\n\n{one.meaning}\n\n{table(rows, 'column', 'type', 'meaning')}\n```sql\n{ddl}\n```\n"
+        )
+    return "\n".join(parts)
+
+
+def metrics_page() -> str:
+    """Every metric."""
+    return f"# Metrics\n\nEach process serves its own at `/metrics`.\n\n{metrics.markdown()}"
+
+
+def settings() -> str:
+    """Every setting with its default."""
+    defaults = Settings.model_construct()
+    rows = [
+        (f"`{name}`", f"`{default}`" if default else "", meaning)
+        for name, _, default, meaning in settings_table(defaults)
+    ]
+    return f"""# Settings
+
+Environment variables, read once at start. An unknown or wrong one stops the start with its name, value and what was
+expected. `herald settings` prints them with the values in use.
+
+{table(rows, "setting", "default", "meaning")}"""
+
+
+def commands() -> str:
+    """The help of every command."""
+    names = sorted(main.commands)
+    parts = [f"## herald {name}\n\n```\n{help_of(name)}\n```\n" for name in names]
+    return "\n".join([f"# Commands\n\n```\n{help_of()}\n```\n", *parts])
