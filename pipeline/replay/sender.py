@@ -57,6 +57,18 @@ class Sender:
     async def send(self, rows: AsyncIterator[Recorded], shift_ms: int) -> Sent:
         """Send all rows; return the counts. Raises Retryable where the collector stays away."""
         lanes: list[asyncio.Queue[Recorded | None]] = [asyncio.Queue(QUEUE_ROWS) for _ in range(self.target.lanes)]
+        try:
+            await self._send_lanes(rows, lanes, shift_ms)
+        except ExceptionGroup as group:
+            # Lanes that fail together fail for one reason, and callers wait for a Retryable, not for a group of them.
+            if group.split(Retryable)[1] is not None:
+                raise
+            raise group.exceptions[0] from None
+        return self.sent
+
+    async def _send_lanes(
+        self, rows: AsyncIterator[Recorded], lanes: "list[asyncio.Queue[Recorded | None]]", shift_ms: int
+    ) -> None:
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession(timeout=timeout) as http, asyncio.TaskGroup() as tasks:
             for lane in lanes:
@@ -65,7 +77,6 @@ class Sender:
                 await lanes[zlib.crc32(row.lane.encode()) % len(lanes)].put(row)
             for lane in lanes:
                 await lane.put(None)
-        return self.sent
 
     async def _drain(self, http: aiohttp.ClientSession, lane: "asyncio.Queue[Recorded | None]", shift_ms: int) -> None:
         done = False

@@ -1,6 +1,7 @@
 """`herald replay FILE`: a recorded file to the collector, with a progress bar."""
 
 import asyncio
+import urllib.request
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline.edge.clock import now_ms
-from pipeline.errors import SettingsError
+from pipeline.errors import Retryable, SettingsError
 from pipeline.replay.formats import Recorded, read
 from pipeline.replay.sender import Sender, Sent, Target, paced
 from pipeline.settings import Settings
@@ -35,6 +36,7 @@ def run(settings: Settings, console: Console, file: Path, pace: float, limit: in
     if not rows:
         raise SettingsError(f"{file}: no rows that can be read")
     target = Target(f"http://127.0.0.1:{settings.collector_port}", key)
+    _need_collector(target.url)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
     ) as bar:
@@ -42,6 +44,15 @@ def run(settings: Settings, console: Console, file: Path, pace: float, limit: in
         sent = asyncio.run(_send(target, rows, pace, lambda count: bar.advance(task, count)))
     show(sent, console)
     return 0
+
+
+def _need_collector(url: str) -> None:
+    """Raise Retryable where nobody listens: one that went away is waited for, one that was never there is not."""
+    try:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=10):
+            pass
+    except OSError as error:
+        raise Retryable(f"no collector answers on {url}: {error}; start one with `herald up`") from error
 
 
 async def _send(target: Target, rows: list[Recorded], pace: float, progress: Callable[[int], None]) -> Sent:
