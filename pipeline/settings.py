@@ -1,11 +1,14 @@
 """Every setting: name, default, unit and meaning in one frozen object, read once at start from `HERALD_*`."""
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from pipeline.edge.secret import key_of
 from pipeline.errors import SettingsError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -179,13 +182,11 @@ class Settings(BaseSettings):
 
     def as_environment(self) -> dict[str, str]:
         """The environment in which another process of ours reads these same settings."""
-        import os
-
         kept = {name: value for name, value in os.environ.items() if not name.startswith("HERALD_")}
         for name, info in Settings.model_fields.items():
             value = getattr(self, name)
             if value != info.get_default(call_default_factory=True):
-                kept[f"HERALD_{name.upper()}"] = as_text(value)
+                kept[variable(name)] = as_text(value)
         return kept
 
     def topic(self, name: str) -> str:
@@ -200,7 +201,7 @@ def as_text(value: object) -> str:
     if isinstance(value, dict):
         return ",".join(f"{key}={right}" for key, right in value.items())
     if isinstance(value, tuple):
-        return ",".join(str(part) for part in value)
+        return ",".join(as_text(part) for part in value)
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)
@@ -208,26 +209,31 @@ def as_text(value: object) -> str:
 
 def load(**overrides: object) -> Settings:
     """Read the settings. Raises SettingsError naming each wrong or unknown name, its value and what was expected."""
-    import os
-
-    known = {f"HERALD_{name.upper()}" for name in Settings.model_fields}
+    known = {variable(name) for name in Settings.model_fields}
     ours = {name for name in os.environ if name.startswith("HERALD_") and not name.startswith("HERALD_TEST_")}
     lines = [f"{name}: unknown setting; `herald settings` lists them all" for name in sorted(ours - known)]
     try:
         settings = Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         for wrong in error.errors():
-            said = wrong["msg"].removeprefix("Value error, ")
-            if not wrong["loc"]:  # settings that do not go together: the text names them
-                lines.append(said)
-                continue
-            name = "HERALD_" + "_".join(str(part) for part in wrong["loc"][:1]).upper()
-            shown = "(hidden)" if "secret" in name.lower() or "password" in name.lower() else repr(wrong["input"])
-            lines.append(f"{name} = {shown}: {said}")
+            name = str(wrong["loc"][0])
+            shown = "(hidden)" if _is_secret(name) else repr(wrong["input"])
+            lines.append(f"{variable(name)} = {shown}: {wrong['msg'].removeprefix('Value error, ')}")
         raise SettingsError("\n".join(lines)) from None
     if lines:
         raise SettingsError("\n".join(lines))
     return settings
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"HERALD_{name.upper()}"
+
+
+def _is_secret(name: str) -> bool:
+    """True for a setting that holds a secret, also beside other things (a password in an address)."""
+    info = Settings.model_fields.get(name)
+    return info is not None and ("SecretStr" in str(info.annotation) or name.endswith("_url"))
 
 
 def table(settings: Settings) -> list[tuple[str, str, str, str]]:
@@ -237,9 +243,28 @@ def table(settings: Settings) -> list[tuple[str, str, str, str]]:
         default = info.get_default(call_default_factory=True)
         is_home = name == "data_dir" and default == _default_data_dir()
         shown = "~/.local/share/herald" if is_home else _shown(default)
-        rows.append((f"HERALD_{name.upper()}", _shown(getattr(settings, name)), shown, info.description or ""))
+        rows.append((variable(name), _shown(getattr(settings, name)), shown, info.description or ""))
     return rows
 
 
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/]*@")
+
+
 def _shown(value: object) -> str:
-    return ("***" if value.get_secret_value() else "") if isinstance(value, SecretStr) else as_text(value)
+    if isinstance(value, SecretStr):
+        return "***" if value.get_secret_value() else ""
+    if isinstance(value, tuple):
+        return ",".join(_shown(part) for part in value)
+    return _PASSWORD.sub(r"\1:***@", as_text(value))
+
+
+def with_secrets(settings: Settings) -> Settings:
+    """Fill in the secrets that were left empty: made once and kept in data_dir, readable by the owner alone.
+
+    The same files as a part uses that is started alone. Raises SettingsError where they cannot be kept there.
+    """
+    found = {
+        name: SecretStr(key_of(getattr(settings, name), settings.data_dir, file).decode())
+        for name, file in (("mask_secret", "mask.key"), ("signing_secret", "signing.key"))
+    }
+    return settings.model_copy(update=found)

@@ -15,6 +15,8 @@ from pipeline.parts import STAGES, metrics_port, services, stores
 from pipeline.settings import Settings
 from pipeline.supervisor import Supervisor
 
+INTERRUPTED = 128 + signal.SIGINT
+
 
 def start(settings: Settings, console: Console) -> Supervisor:
     """Start everything and return its supervisor. Raises HeraldError, with what did start stopped again."""
@@ -35,9 +37,23 @@ def start(settings: Settings, console: Console) -> Supervisor:
     return supervisor
 
 
+def start_until_asked(settings: Settings, console: Console, stop: threading.Event) -> Supervisor | None:
+    """Start everything; from then on SIGINT and SIGTERM set `stop`. None where they came before: all is undone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)  # a start may take long: undo it at once
+    try:
+        supervisor = start(settings, console)
+    except KeyboardInterrupt:
+        console.print("stopped while starting")
+        return None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return supervisor
+
+
 def _prepare(settings: Settings, console: Console) -> None:
     """Do what needs the network or may take long here, where it can be seen, rather than in a child."""
-    _make_folder(settings)
+    make_folder(settings)
     if not settings.kafka_bootstrap_servers:
         from pipeline.embedded.kafka_jars import kafka_jars
 
@@ -45,7 +61,8 @@ def _prepare(settings: Settings, console: Console) -> None:
             kafka_jars(None, lambda line: console.print(line, markup=False, highlight=False))
 
 
-def _make_folder(settings: Settings) -> None:
+def make_folder(settings: Settings) -> None:
+    """Make the data folder. Raises EmbeddedError where that cannot be."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,17 +130,11 @@ def addresses(settings: Settings) -> list[tuple[str, str]]:
 
 def run(settings: Settings, console: Console) -> int:
     """Run until SIGINT or SIGTERM; 130 where they came before all had started."""
-    _make_folder(settings)
+    make_folder(settings)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)  # a start may take long: undo it at once
-    try:
-        supervisor = start(settings, console)
-    except KeyboardInterrupt:
-        console.print("stopped while starting")
-        return 130
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    supervisor = start_until_asked(settings, console, stop)
+    if supervisor is None:
+        return INTERRUPTED
     metrics.serve(settings.auditor_metrics_port, settings.host)  # restarts and the books
     metrics.watch_data_dir(settings.data_dir)
     threading.Thread(target=auditor.watch, args=(settings, stop), name="auditor", daemon=True).start()

@@ -136,12 +136,17 @@ def origin_of(found: Iterable[tuple[str, bytes]]) -> Origin:
     if raw is None:
         raise CorruptBlock("no `origin` header: only blocks made from `collected` may stand in this topic")
     partition, _, offset = raw.partition(b":")
+    if not (partition.isdigit() and offset.isdigit()):
+        raise CorruptBlock(f"`origin` header {raw[:40]!r}, expected partition:offset")
     return Origin(int(partition), int(offset))
 
 
 def rows_of(found: Iterable[tuple[str, bytes]]) -> int:
-    """Return how many events a block holds, from its headers alone."""
-    return int(dict(found).get("rows", b"0"))
+    """Return how many events a block holds, from its headers alone. Raises CorruptBlock where they do not say."""
+    raw = dict(found).get("rows", b"")
+    if not raw.isdigit():
+        raise CorruptBlock(f"`rows` header {raw[:40]!r}, expected a number of events")
+    return int(raw)
 
 
 def partition_of(key: str, partitions: int) -> int:

@@ -8,6 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+HERE = -1
+
 
 class StateRecord(Struct, array_like=True):
     """Changes of one partition's state by one block.
@@ -16,6 +18,7 @@ class StateRecord(Struct, array_like=True):
     epoch: offset of the owner's fence in this topic; -1 in the fence itself.
     version: offset in `collected` up to which the state holds.
     begin: offset in this topic from which reading gives the whole state as of this record.
+    sweep_began, swept: where the sweep under way began (HERE: with this record) and how many of its slices are whole.
     fixed: the stage's small per-partition part (msgpack). puts: changed and swept entries. deletes: removed keys.
     """
 
@@ -29,3 +32,5 @@ class StateRecord(Struct, array_like=True):
     deletes: list[str]
     more: bool = False  # the same version goes on in the next record: nothing counts until the last part is there
     block_time_ms: int = 0  # when the collector closed the block: now - this is the age of what a reader learns
+    sweep_began: int = HERE
+    swept: int = 0

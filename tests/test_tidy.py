@@ -119,7 +119,7 @@ def tree_files() -> tuple[tuple[str, str], ...]:
         is_ours = not any(
             part.startswith(".") or part == "build" or part.endswith(".egg-info") for part in relative.parts[:-1]
         )
-        if is_ours and path.is_file() and path.suffix not in (".gz", ".pyc", ".log"):
+        if is_ours and path.is_file() and path.suffix not in (".gz", ".pyc", ".log", ".png"):
             found.append((relative.as_posix(), path.read_text("utf-8")))
     return tuple(found)
 

@@ -72,12 +72,20 @@ class BlockWriter:
 
     add() returns the ticket of the block that took the event; landed(tickets) waits until the broker has them all.
     Blocks that the broker does not confirm within ack_timeout_ms are dropped and their tickets fail: whoever sent the
-    events sends them again under the same ids.
+    events sends them again under the same ids. Where nobody would (keeps=True, delivery's decisions) they are sent
+    again from here instead, for as long as it takes; `has_room` bounds what waits.
     """
 
     def __init__(
-        self, settings: Settings, loop: asyncio.AbstractEventLoop, writer_id: str, sink: Sink | None = None
+        self,
+        settings: Settings,
+        loop: asyncio.AbstractEventLoop,
+        writer_id: str,
+        sink: Sink | None = None,
+        *,
+        keeps: bool = False,
     ) -> None:
+        self._keeps = keeps
         rules = GatherRules(settings.flush_ms, settings.block_bytes_max, settings.block_events_max, settings.tick_ms)
         self._settings = settings
         self._loop = loop
@@ -180,6 +188,9 @@ class BlockWriter:
         is_failing = False
         while self._answers:
             partition, ticket, sent_s, landed = self._answers.popleft()
+            if self._keeps and not landed:
+                is_failing |= self._gather.put_back(partition, ticket)
+                continue
             if not self._gather.settle(partition, ticket):
                 continue  # given up before: its clients have been told to resend
             ACK_SECONDS.observe(monotonic() - sent_s)
@@ -194,18 +205,27 @@ class BlockWriter:
         """Every BEAT_S: give up what is overdue, send ticks, publish the gauge."""
         self._beat_timer = self._loop.call_later(BEAT_S, self._beat)
         now = self._now_ms()
-        overdue = self._gather.give_up(now - self._settings.ack_timeout_ms)
-        if overdue:
-            log.warning(
-                "%d events given up: the broker did not confirm them within %d ms; their senders were told to resend",
-                sum(len(ticket.events) for ticket in overdue), self._settings.ack_timeout_ms,
-            )  # fmt: skip
-            self._fail(overdue)
-            self._sink.reset()
+        self._drop_overdue(now - self._settings.ack_timeout_ms)
         if self._sink.is_ready:
             self._send(self._gather.take(now))
             self._send(self._gather.ticks(now))
         IN_FLIGHT_BYTES.set(self._gather.held_bytes)
+
+    def _drop_overdue(self, before_ms: int) -> None:
+        """Tell the senders of what the broker has not confirmed to resend it; or, where we keep it, send it again."""
+        within = f"the broker did not confirm them within {self._settings.ack_timeout_ms} ms"
+        if self._keeps:
+            again = self._gather.put_back_overdue(before_ms)
+            if again:
+                log.warning("%d events are sent again: %s", again, within)
+                self._sink.reset()
+            return
+        overdue = self._gather.give_up(before_ms)
+        if overdue:
+            events = sum(len(ticket.events) for ticket in overdue)
+            log.warning("%d events given up: %s; their senders were told to resend", events, within)
+            self._fail(overdue)
+            self._sink.reset()
 
     def _fail(self, given_up: list[Ticket]) -> None:
         for ticket in given_up:

@@ -119,6 +119,24 @@ class Gather(Generic[T]):
         self.held_bytes -= block.block_bytes
         return True
 
+    def put_back(self, partition: int, block: PendingBlock[T]) -> bool:
+        """Let a sent block wait again, before all others, to be sent once more. False where it was not in flight."""
+        part = self._partitions[partition]
+        if part.in_flight is not block:
+            return False
+        part.in_flight = None
+        part.queue.appendleft(block)
+        return True
+
+    def put_back_overdue(self, sent_before_ms: int) -> int:
+        """Put back every block sent at or before this time and not answered; return how many events they hold."""
+        events = 0
+        for number, part in enumerate(self._partitions):
+            if part.in_flight is not None and part.sent_ms <= sent_before_ms:
+                events += len(part.in_flight.events)
+                self.put_back(number, part.in_flight)
+        return events
+
     def give_up(self, opened_before_ms: int) -> list[PendingBlock[T]]:
         """Drop every block opened at or before this time, sent or not, and return them: their clients must resend."""
         given_up: list[PendingBlock[T]] = []

@@ -86,7 +86,7 @@ def _object(value: object) -> Message:
 
 
 def _take(source: Message, names: Mapping[str, str], into: Message) -> Message:
-    """Copy what is there under our names, unless that is taken; null is absence. Return the rest, without repetitions."""
+    """Copy what is there under our names, unless taken; null is absence. Return the rest, without repetitions."""
     rest: Message = {}
     for theirs, value in source.items():
         ours = names.get(theirs)

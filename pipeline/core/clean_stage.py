@@ -56,12 +56,19 @@ class Clean:
     def _without_duplicates(
         self, origin: Origin, block: CollectedBlock, events: list[tuple[int, Event]]
     ) -> list[tuple[int, Event]]:
-        hashes = [hash_id(f"{event.site}\n{event.event_id}") for _, event in events]
+        """Only ids that clients gave are remembered: those that we made are different by nature."""
+        named = [
+            (place, hash_id(f"{event.site}\n{event.event_id}"))
+            for place, (row, event) in enumerate(events)
+            if block.events[row].event_id
+        ]
+        hashes = [found for _, found in named]
         fresh = self.seen.new_ones(hashes) if hashes else []
         self.seen.add(
             [found for found, new in zip(hashes, fresh, strict=True) if new], origin.offset, block.block_time_ms
         )
-        return [event for event, new in zip(events, fresh, strict=True) if new]
+        repeated = {place for (place, _), new in zip(named, fresh, strict=True) if not new}
+        return [event for place, event in enumerate(events) if place not in repeated] if repeated else events
 
     def _book(
         self, block: CollectedBlock, kept: list[tuple[int, Event]], refused: list[Refused], duplicates: int

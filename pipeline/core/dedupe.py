@@ -1,11 +1,11 @@
-"""Event ids seen in the last window, 8 bytes each: exact duplicates are found without keeping the events.
+"""Event ids seen in the last window, 16 bytes each: exact duplicates are found without keeping the events.
 
 Ids are 64-bit hashes. Two different ids share one with probability n / 2**64: one in 10**11 for a hundred million
 remembered ids, the price of an eighth of the memory.
 
 At rest they are entries of the stage's state, one for each block, joined in tiers up to ENTRY_IDS_MAX. For look-ups
-they stand in sorted runs, one list for each hour, joined geometrically (the logarithmic method, Bentley and Saxe
-1980): few runs to search, and each id is moved only a few times.
+they stand once more in sorted runs, one list for each hour, joined geometrically (the logarithmic method, Bentley and
+Saxe 1980): few runs to search, and each id is moved only a few times.
 """
 
 from hashlib import blake2b
@@ -37,10 +37,10 @@ class SeenIds:
         self._runs: dict[int, list[Hashes]] = {}
         self._puts: dict[str, None] = {}
         self._deletes: dict[str, None] = {}
-        for key, raw in packed.items():
+        for key in sorted(packed, key=_parts):  # in the order in which they came: an owner and its heir join alike
             hour, tier, _ = _parts(key)
             self._tiers.setdefault((hour, tier), []).append(key)
-            self._runs.setdefault(hour, []).append(np.frombuffer(raw, np.uint64))
+            self._runs.setdefault(hour, []).append(np.frombuffer(packed[key], np.uint64))
         for hour in self._runs:
             self._join(hour)
 
@@ -92,13 +92,17 @@ class SeenIds:
             self._runs.pop(old, None)
 
     def _join_tiers(self, hour: int, tier: int) -> None:
-        same = list(self._tiers[hour, tier])
-        ids = [np.frombuffer(self.packed[key], np.uint64) for key in same]
-        if len(same) < FAN_IN or sum(len(part) for part in ids) > ENTRY_IDS_MAX:
+        """Join the last FAN_IN entries of a tier, unless they are too large: then they stay as they are for good."""
+        same = self._tiers[hour, tier]
+        if len(same) % FAN_IN:
             return
-        for key in same:
+        last = same[-FAN_IN:]
+        ids = np.unique(np.concatenate([np.frombuffer(self.packed[key], np.uint64) for key in last]))
+        if len(ids) > ENTRY_IDS_MAX:
+            return
+        for key in last:
             self._drop(key)
-        self._put(f"{hour}:{tier + 1}:{min(_parts(key)[2] for key in same)}", np.unique(np.concatenate(ids)))
+        self._put(f"{hour}:{tier + 1}:{_parts(last[0])[2]}", ids)
         self._join_tiers(hour, tier + 1)
 
     def _put(self, key: str, ids: Hashes) -> None:

@@ -7,6 +7,7 @@ refused; so is what would cost too much further on.
 import json
 import math
 import re
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgspec
@@ -84,16 +85,15 @@ def check_bounds(message: object) -> Drop | None:
     for _ in range(DEPTH_MAX):
         deeper: list[Any] = []
         for node in level:
-            inner = node
-            if type(node) is dict:
-                keys += len(node)
-                for key in node:
-                    if len(key) > _SURELY_SHORT_CHARS and len(key.encode("utf-8", "replace")) > KEY_BYTES_MAX:
-                        return Drop(DropReason.TOO_COMPLEX, f"event: a key is longer than {KEY_BYTES_MAX} bytes")
-                inner = node.values()
-            values += len(inner)
-            for value in inner:
+            values += len(node)
+            is_object = type(node) is dict
+            keys += len(node) if is_object else 0
+            for key, value in node.items() if is_object else zip(repeat(""), node):
+                if len(key) > _SURELY_SHORT_CHARS and len(key.encode("utf-8", "replace")) > KEY_BYTES_MAX:
+                    return Drop(DropReason.TOO_COMPLEX, f"event: a key is longer than {KEY_BYTES_MAX} bytes")
                 kind = type(value)
+                if kind is str:
+                    continue
                 if kind is dict or kind is list:
                     deeper.append(value)
                 elif kind is int and not -INT_MAX <= value <= INT_MAX:

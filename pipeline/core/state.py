@@ -1,13 +1,19 @@
 """A partition's state as a fold of its state topic: packed entries, a fenced log, a rolling sweep.
 
-One record is written for each input block. It holds the entries that the block changed and, with them, a slice of the
+One record is written for each input block. It holds the entries that the block changed and, with them, some of the
 unchanged ones; when every entry has been written once (a sweep), all older records are void. So there is no snapshot to
-pause for, the log stays within a few times the state, and a restore reads one run of records.
+pause for, and a restore reads one run of records: at most two sweeps, which is within six times the state.
+
+A sweep goes by slices of keys, and a record says how many are whole: a new owner goes on with the next one, so that
+the log stays bounded also where partitions move more often than a sweep takes.
 
 A new owner first writes a fence and reads up to it. Records of older epochs behind a fence are ignored by every reader:
 whatever a stalled previous owner still writes changes nothing (the log itself decides, as with leader epochs in Kafka).
+An owner's records stand one after the other; where they do not, somebody else has written, and the owner stops. So
+a fenced one writes at most one version more, and its `begin` never passes the fence: readers that begin there meet it.
 """
 
+import zlib
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -15,11 +21,14 @@ import msgspec
 from msgspec import Struct
 
 from pipeline.errors import StateError
-from schemas.state import StateRecord
+from schemas.state import HERE, StateRecord
 
 V = TypeVar("V", bound=Struct)
 
 NO_VERSION = -1
+SLICES = 16
+SWEPT_BYTES_MIN = 512  # of an idle block: a quiet partition's sweep must end some day
+RECORD_OVERHEAD_BYTES = 128  # a record's own fields; an estimate, for pacing the sweep
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -37,12 +46,15 @@ class StateView:
         self.version = NO_VERSION
         self.epoch = -1
         self.begin = 0
+        self.sweep_began = HERE
+        self.swept = 0
         self._parts: list[StateRecord] = []
+        self._first_offset = 0  # of the parts
 
     def apply(self, record: StateRecord, offset: int) -> bool:
         """Take in the record at this offset of the state topic; return False where it is void (a fenced owner's).
 
-        Raises StateError where a version goes back within one epoch.
+        Raises StateError where a version goes back within one epoch, or begins before the one before it is whole.
         """
         if record.kind == "fence":
             self.epoch = max(self.epoch, offset)
@@ -52,7 +64,12 @@ class StateView:
             return False
         if record.version < self.version:
             raise StateError(f"state record {offset}: version {record.version} after {self.version} in one epoch")
+        if self._parts and record.version != self._parts[0].version:
+            raise StateError(
+                f"state record {offset}: version {record.version} before {self._parts[0].version} is whole"
+            )
         self.epoch = record.epoch
+        self._first_offset = self._first_offset if self._parts else offset
         self._parts.append(record)
         if not record.more:
             for part in self._parts:
@@ -65,6 +82,11 @@ class StateView:
             self.entries.pop(key, None)
         self.entries.update(record.puts)
         self.fixed, self.version, self.begin = record.fixed, record.version, record.begin
+        self.note_sweep(self._first_offset if record.sweep_began == HERE else record.sweep_began, record.swept)
+
+    def note_sweep(self, began: int, swept: int) -> None:
+        """Note how far the sweep has come as of the last record. (The owner, who does not read what it writes.)"""
+        self.sweep_began, self.swept = began, swept
 
 
 class Entries(Generic[V]):
@@ -133,9 +155,15 @@ class StateWriter:
         self.owner = owner
         self.epoch = view.epoch
         self.begin = view.begin
-        self._entries = view.entries
-        self._pending: list[str] = []  # keys that this sweep has still to write
-        self._sweep_began = -1  # offset of the sweep's first record
+        self._view = view
+        self._slices: list[list[str]] = []  # keys that this sweep has still to write; the slice in hand is the last
+        self._began = view.sweep_began
+        self._expected_offset = view.epoch + 1 if view.epoch >= 0 else None  # no fence: not a shared log
+        self._parts = 0
+        if 0 < view.swept < SLICES:
+            self._slices = self._cut(view.swept)
+        else:
+            self._finish(view.swept)
 
     @staticmethod
     def fence(owner: str) -> StateRecord:
@@ -155,9 +183,13 @@ class StateWriter:
         Usually one; what is larger than bytes_max is split into parts of one version, and only the last part counts.
         """
         puts, deletes = changes
-        room = max(64, sum(_size(put) for put in puts))
+        if not self._slices:
+            self._slices, self._began = self._cut(0), HERE
+        others = RECORD_OVERHEAD_BYTES + len(self.owner) + len(fixed) + sum(len(key) + 2 for key in deletes)
+        room = max(SWEPT_BYTES_MIN, others + sum(_size(put) for put in puts))
         puts = puts + self._sweep(room, {key for key, _ in puts})
         parts = list(_parts(puts, bytes_max))
+        self._parts = len(parts)
         return [
             StateRecord(
                 kind="change",
@@ -170,28 +202,52 @@ class StateWriter:
                 deletes=[] if index else deletes,
                 more=index < len(parts) - 1,
                 block_time_ms=block_time_ms,
+                sweep_began=self._began,
+                swept=SLICES - len(self._slices),
             )
             for index, part in enumerate(parts)
         ]
 
     def written(self, first_offset: int) -> None:
-        """Say where the last records (their first part) now stand: from there a reader of this sweep can begin."""
-        if self._sweep_began < 0:
-            self._sweep_began = first_offset
-        if not self._pending:
-            self.begin = self._sweep_began
-            self._sweep_began = -1
+        """Say where the last records (their first part) now stand: from there a reader of this sweep can begin.
+
+        Raises StateError where others stand between them and those before: we are fenced, or hear a fenced one.
+        """
+        if self._expected_offset is not None and first_offset != self._expected_offset:
+            raise StateError(
+                f"state record at offset {first_offset}, expected {self._expected_offset}: another owner wrote "
+                f"between (we are {self.owner}, epoch {self.epoch})"
+            )
+        self._expected_offset = None if self._expected_offset is None else first_offset + self._parts
+        if self._began == HERE:
+            self._began = first_offset
+        swept = SLICES - len(self._slices)
+        self._view.note_sweep(self._began, swept)
+        self._finish(swept)
+
+    def _finish(self, swept: int) -> None:
+        if swept == SLICES and self._began != HERE:
+            self.begin = self._began
+
+    def _cut(self, swept: int) -> list[list[str]]:
+        """Return the keys of the slices that are not swept yet; a key's slice depends on nothing but the key."""
+        slices: list[list[str]] = [[] for _ in range(SLICES)]
+        for key in self._view.entries:
+            slices[zlib.crc32(key.encode("utf-8", "surrogatepass")) % SLICES].append(key)
+        return slices[swept:][::-1]
 
     def _sweep(self, room: int, changed: set[str]) -> list[tuple[str, bytes]]:
-        if self._sweep_began < 0:
-            self._pending = list(self._entries)
         swept: list[tuple[str, bytes]] = []
-        while self._pending and room > 0:
-            key = self._pending.pop()
-            raw = self._entries.get(key)
-            if raw is not None and key not in changed:
-                swept.append((key, raw))
-                room -= _size((key, raw))
+        while self._slices and room > 0:
+            pending = self._slices[-1]
+            while pending and room > 0:
+                key = pending.pop()
+                raw = self._view.entries.get(key)
+                if raw is not None and key not in changed:
+                    swept.append((key, raw))
+                    room -= _size((key, raw))
+            if not pending:
+                self._slices.pop()
         return swept
 
 

@@ -62,7 +62,7 @@ async def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Returns 0, or 1 where the last records could not be handed to the broker."""
     loop = asyncio.get_running_loop()
     patient = settings.model_copy(update={"flush_ms": max(settings.flush_ms, FLUSH_MS)})
-    writer = BlockWriter(patient, loop, f"delivery-{socket.gethostname()}-{os.getpid()}")
+    writer = BlockWriter(patient, loop, f"delivery-{socket.gethostname()}-{os.getpid()}", keeps=True)
     memory = Memory(settings)
     follower = Follower(settings, (PROFILES, MODELS), memory)
     mask_key = key_of(settings.mask_secret, settings.data_dir, "mask.key")

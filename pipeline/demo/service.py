@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import signal
 import threading
 import time
 from importlib.resources import as_file, files
@@ -34,12 +33,14 @@ MARK = ".herald-demo"
 
 def run(settings: Settings, console: Console, exit_after: bool) -> int:
     """Run the demo; exit code 0 only where the books balance."""
+    up.check_ports(settings)  # first: the folder that is emptied may be that of a demo that runs
+    up.make_folder(settings)
     settings = settings.model_copy(update={"data_dir": _fresh(settings.data_dir / "demo")})
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     started_s = time.monotonic()
-    supervisor = up.start(settings, console)
+    supervisor = up.start_until_asked(settings, console, stop)
+    if supervisor is None:
+        return up.INTERRUPTED
     try:
         console.print(f"started in {time.monotonic() - started_s:.0f} s", highlight=False)
         result = asyncio.run(_replay(settings, console, stop))

@@ -16,16 +16,16 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        line = {
+        own = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "part": record.name,
             "message": record.getMessage(),
-            **{key: value for key, value in vars(record).items() if key not in _STANDARD},
         }
         if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+            own["error"] = self.formatException(record.exc_info)
+        extra = {key: value for key, value in vars(record).items() if key not in _STANDARD and key not in own}
+        return json.dumps(own | extra, default=str)
 
 
 class TextLines(logging.Formatter):
@@ -36,8 +36,12 @@ class TextLines(logging.Formatter):
         extra = " ".join(f"{key}={value}" for key, value in vars(record).items() if key not in _STANDARD)
         clock = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         text = f"{clock} {record.levelname:<8}{record.name}: {record.getMessage()} {extra}".rstrip()
-        line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        error = self.formatException(record.exc_info).split("\n") if record.exc_info else []
+        return "\n".join(_printable(line) for line in [text, *error])
+
+
+def _printable(line: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def set_up(level: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.collector.segment import SHORT_KINDS
-from pipeline.core.adapt import SEGMENT_CAMPAIGN, SEGMENT_PROPERTIES
+from pipeline.core.adapt import SECOND_NAMES, SEGMENT_CAMPAIGN, SEGMENT_PROPERTIES
 from pipeline.delivery.routes import ROUTES, document
 from pipeline.settings import Settings
 from schemas.incoming import ID_CHARS_MAX, INCOMING
@@ -63,7 +63,9 @@ def segment_batch() -> dict[str, Any]:
 
 
 def _segment_event() -> dict[str, Any]:
-    known = {name: {"description": f"becomes `{ours}`"} for name, ours in SEGMENT_PROPERTIES.items()}
+    known = {
+        name: {"description": f"becomes `{ours}`"} for name, ours in {**SEGMENT_PROPERTIES, **SECOND_NAMES}.items()
+    }
     return {
         "type": "object",
         "properties": {

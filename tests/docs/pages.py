@@ -1,13 +1,21 @@
 """The Markdown pages of schemas/docs, and the generated blocks of the README."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from click.testing import CliRunner
 
 from pipeline.cli import main
 from pipeline.collector.app import ROUTES, SETTINGS_ROUTE
 from pipeline.collector.pixel import KEYS
-from pipeline.core.adapt import SEGMENT_CAMPAIGN, SEGMENT_PROPERTIES, SNOWPLOW_FIELDS, SNOWPLOW_TYPES
+from pipeline.core.adapt import (
+    NAMES_OF_TYPE,
+    SECOND_NAMES,
+    SEGMENT_CAMPAIGN,
+    SEGMENT_PROPERTIES,
+    SNOWPLOW_DATA,
+    SNOWPLOW_FIELDS,
+    SNOWPLOW_TYPES,
+)
 from pipeline.core.event_names import NAMES
 from pipeline.delivery import routes as delivery
 from pipeline.edge import metrics
@@ -90,12 +98,21 @@ def _field(meaning: str) -> str:
     return f"`{meaning}`" if meaning.isidentifier() else meaning
 
 
-def _mapping(names: dict[str, str], theirs: str) -> str:
+def _mapping(names: Mapping[str, str], theirs: str, seconds: Mapping[str, str] | None = None) -> str:
+    """Names by the field that they become; second names count where no first one is there."""
     by_ours: dict[str, list[str]] = {}
-    for name, ours in names.items():
+    for name, ours in [*names.items(), *(seconds or {}).items()]:
         by_ours.setdefault(str(ours), []).append(f"`{name}`")
     rows = [(f"`{ours}`", ", ".join(found)) for ours, found in by_ours.items()]
     return table(rows, "our field", theirs)
+
+
+def _by_type() -> str:
+    rows = [
+        (f"`{kind}`", ", ".join(f"`{name}` is `{ours}`" for name, ours in names.items()))
+        for kind, names in NAMES_OF_TYPE.items()
+    ]
+    return table(rows, "event type", "names")
 
 
 def events() -> str:
@@ -109,11 +126,13 @@ def events() -> str:
         "## Bounds\n", table(bounds, "setting", "default", "meaning"),
         "## The pixel's keys: `GET /p.gif?k=demo&e=page&u=…`\n", _pixel(),
         "## Segment's properties that have a field of their own\n",
-        _mapping(dict(SEGMENT_PROPERTIES), "in `properties`"),
-        _mapping(dict(SEGMENT_CAMPAIGN), "in `context.campaign`"),
+        _mapping(SEGMENT_PROPERTIES, "in `properties`", SECOND_NAMES),
+        _mapping(SEGMENT_CAMPAIGN, "in `context.campaign`"),
+        "What a name means only in some events:\n", _by_type(),
         "## Snowplow's fields that have a field of their own\n",
-        _mapping(dict(SNOWPLOW_FIELDS), "in the tracker protocol"),
-        _mapping(dict(SNOWPLOW_TYPES), "short type `e`"),
+        _mapping(SNOWPLOW_FIELDS, "in the tracker protocol"),
+        _mapping(SNOWPLOW_DATA, "in a self-describing event, before Segment's names"),
+        _mapping(SNOWPLOW_TYPES, "short type `e`"),
         "## Event types, and the names that mean them\n",
         "A name is compared in lower case, with runs of other characters than letters and digits as one blank.\n",
         table(_types(), "type", "meaning", "names"),

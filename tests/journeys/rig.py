@@ -1,6 +1,7 @@
 """The whole of Herald on this machine, as `herald up` runs it, on ports and a folder of its own."""
 
 import asyncio
+import random
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -31,8 +32,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def free_run(length: int) -> int:
-    """Return the first of so many neighbouring free ports."""
-    for first in range(20_000, 30_000, length):
+    """Return the first of so many neighbouring free ports: anywhere, since other tests look for theirs beside us."""
+    for _ in range(1_000):
+        first = random.randrange(15_000, 32_000 - length)  # below those that the system gives to connections
         held = [socket.socket() for _ in range(length)]
         try:
             for step, one in enumerate(held):

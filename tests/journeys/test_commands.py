@@ -45,7 +45,7 @@ def environment(data_dir: Path, **changes: object) -> dict[str, str]:
         "HERALD_CLICKHOUSE_PORT": clickhouse,
         "HERALD_COLLECTOR_PORT": collector,
         "HERALD_DELIVERY_PORT": delivery,
-        "HERALD_METRICS_PORT": free_run(5),
+        "HERALD_METRICS_PORT": free_run(6),
         "COLUMNS": 200,
         **changes,
     }
@@ -382,9 +382,23 @@ def test_a_second_herald_on_the_same_ports_does_not_take_the_first_one_for_its_o
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    answer = herald("up", "--data", str(tmp_path / "file"), env=environment(tmp_path / "data"))
-    assert (answer.returncode, "HERALD_DATA_DIR" in answer.stderr) == (1, True)
-    assert "Traceback" not in answer.stderr
+    for command in ("up", "demo"):
+        answer = herald(command, "--data", str(tmp_path / "file"), env=environment(tmp_path / "data"))
+        assert (answer.returncode, "HERALD_DATA_DIR" in answer.stderr) == (1, True)
+        assert "Traceback" not in answer.stderr
+
+
+def test_a_second_demo_leaves_the_folder_of_the_first_one_alone(tmp_path: Path) -> None:
+    """A demo begins by emptying its folder; not before it knows that no other one is running there."""
+    env = environment(tmp_path / "data")
+    folder = tmp_path / "data" / "demo"
+    folder.mkdir(parents=True)
+    for name in (".herald-demo", "kept"):
+        (folder / name).touch()
+    with socket.create_server(("127.0.0.1", int(env["HERALD_COLLECTOR_PORT"]))):
+        answer = herald("demo", "--exit", env=env, timeout_s=START_S)
+    assert (answer.returncode, "HERALD_COLLECTOR_PORT" in answer.stderr) == (1, True)
+    assert (folder / "kept").exists()
 
 
 def test_ctrl_c_stops_everything(running: Up) -> None:

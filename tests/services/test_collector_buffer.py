@@ -44,10 +44,10 @@ class ScriptedBroker:
         return [sent for sent in self.sent if sent[1].events]
 
 
-def play(scene: Callable[[BlockWriter, ScriptedBroker], Coroutine[Any, Any, None]]) -> None:
+def play(scene: Callable[[BlockWriter, ScriptedBroker], Coroutine[Any, Any, None]], keeps: bool = False) -> None:
     async def run() -> None:
         broker = ScriptedBroker()
-        writer = BlockWriter(SETTINGS, asyncio.get_running_loop(), "test", broker)
+        writer = BlockWriter(SETTINGS, asyncio.get_running_loop(), "test", broker, keeps=keeps)
         writer.start()
         await asyncio.wait_for(scene(writer, broker), 20)
         broker.answers_at_once = True
@@ -176,3 +176,25 @@ def test_a_stop_without_an_answer_tells_who_waits() -> None:
         assert await landed is False
 
     play(scene)
+
+
+def test_what_nobody_would_resend_is_sent_again_from_here_until_it_lands() -> None:
+    """Delivery's decisions: an error and a silence of the broker delay their block, in order, and lose nothing."""
+
+    async def scene(writer: BlockWriter, broker: ScriptedBroker) -> None:
+        landed = asyncio.ensure_future(writer.landed({writer.add(0, CONTEXT, "first", "v", b"{}")}))
+        await until(lambda: len(broker.with_events) == 1)
+        writer.add(0, CONTEXT, "second", "v", b"{}")
+        broker.with_events[0][2](False)
+        await until(lambda: len(broker.with_events) == 2)
+        await until(lambda: len(broker.with_events) == 3)  # no answer within ack_timeout_ms
+        broker.with_events[2][2](True)
+        await until(lambda: len(broker.with_events) == 4)
+        broker.with_events[3][2](True)
+        assert await landed
+        sent = [[event.event_id for event in block.events] for _, block, _ in broker.with_events]
+        assert sent == [["first"], ["first"], ["first"], ["second"]]
+        assert broker.resets == 2
+        await until(lambda: writer.in_flight_bytes == 0)
+
+    play(scene, keeps=True)
