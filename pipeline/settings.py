@@ -216,6 +216,9 @@ def load(**overrides: object) -> Settings:
         settings = Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
         for wrong in error.errors():
+            if not wrong["loc"]:  # several settings contradict each other; the text names them
+                lines.append(wrong["msg"].removeprefix("Value error, "))
+                continue
             name = str(wrong["loc"][0])
             shown = "(hidden)" if _is_secret(name) else repr(wrong["input"])
             lines.append(f"{variable(name)} = {shown}: {wrong['msg'].removeprefix('Value error, ')}")

@@ -110,7 +110,7 @@ def decode(value: bytes | memoryview, kind: type[B]) -> B:
         decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
     try:
         return decoder.decode(view[1:])  # type: ignore[return-value]
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptBlock(f"{kind.__name__}: {error}") from error
 
 

@@ -63,6 +63,7 @@ class Clean:
             if block.events[row].event_id
         ]
         hashes = [found for _, found in named]
+        self.seen.forget(block.block_time_ms)
         fresh = self.seen.new_ones(hashes) if hashes else []
         self.seen.add(
             [found for found, new in zip(hashes, fresh, strict=True) if new], origin.offset, block.block_time_ms

@@ -63,8 +63,8 @@ class SeenIds:
 
     def add(self, hashes: list[int], offset: int, block_time_ms: int) -> None:
         """Remember the new hashes of the block at this offset; forget those that are out of the window."""
+        self.forget(block_time_ms)
         hour = block_time_ms // HOUR_MS
-        self._forget(hour)
         if not hashes:
             return
         if hour not in self._runs:
@@ -84,8 +84,10 @@ class SeenIds:
         if len(runs) > 1:
             self._runs[hour] = [np.unique(np.concatenate(runs))]
 
-    def _forget(self, hour: int) -> None:
-        for old, tier in [found for found in self._tiers if found[0] < hour - self.window_hours]:
+    def forget(self, block_time_ms: int) -> None:
+        """Forget what is out of the window; before a look-up, so that the answer depends on nothing but the time."""
+        first_hour = block_time_ms // HOUR_MS - self.window_hours
+        for old, tier in [found for found in self._tiers if found[0] < first_hour]:
             for key in list(self._tiers[old, tier]):
                 self._drop(key)
             del self._tiers[old, tier]

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import threading
 import time
+from collections.abc import Coroutine
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def run(settings: Settings, console: Console, exit_after: bool) -> int:
         return up.INTERRUPTED
     try:
         console.print(f"started in {time.monotonic() - started_s:.0f} s", highlight=False)
-        result = asyncio.run(_replay(settings, console, stop))
+        result = asyncio.run(_unless(stop, _replay(settings, console, stop)))
+        if result is None:
+            return up.INTERRUPTED
         show(result, up.addresses(settings), console)
         if not exit_after:
             console.print("serving until Ctrl-C")
@@ -62,6 +65,18 @@ def _fresh(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
     return folder
+
+
+async def _unless(stop: threading.Event, replay: Coroutine[None, None, Result]) -> Result | None:
+    """Return what the replay returns; None, with the replay given up, where the user asks to stop first."""
+    task = asyncio.create_task(replay)
+    while not task.done():
+        await asyncio.wait({task}, timeout=0.2)
+        if stop.is_set():
+            task.cancel()
+            await asyncio.wait({task})
+            return None
+    return task.result()
 
 
 async def _replay(settings: Settings, console: Console, stop: threading.Event) -> Result:

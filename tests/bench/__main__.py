@@ -13,6 +13,7 @@ The canonical workload
 Clients, broker, warehouse and all parts share one machine, so events/s of d depend on its cores; ratios hardly do.
 """
 
+import signal
 import time
 
 import click
@@ -29,6 +30,7 @@ def measure(letters: list[str], sizes: Sizes, console: Console, found: Found) ->
         with console.status(f"{letter}. {meaning}"):
             run(sizes, found)
         found.took_s[letter] = time.monotonic() - began_s
+        console.print(f"{letter}. {meaning}: {found.took_s[letter]:.0f} s", highlight=False)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,6 +44,7 @@ def main(quick: bool, only: str) -> None:
     unknown = sorted(set(letters) - set(PARTS))
     if unknown or not letters:
         raise click.BadParameter(f"{', '.join(unknown) or 'nothing'}: expected some of {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: everything that was started is stopped
     found = Found()
     try:
         measure(letters, QUICK if quick else FULL, Console(stderr=True), found)

@@ -20,9 +20,7 @@ CONNECTIONS = 8
 
 @dataclass(frozen=True)
 class Errand:
-    """One client's job. It takes every `of`-th body, the `part`-th first. pace: events/s of this client; 0 = flat out.
-
-    """
+    """One client's job: every `of`-th body, the `part`-th first. pace: events/s of this client; 0 = flat out."""
 
     url: str
     kind: Literal["messages", "newcomers"]

@@ -6,6 +6,7 @@ f. Latency under an even load: an event's way to a usable profile and to its row
 
 import asyncio
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from pipeline.demo.probe import Latencies, Prober
@@ -19,6 +20,7 @@ from tests.journeys.rig import Whole
 
 CLIENTS = 2
 WARM_S = 1.0
+PROBERS = 4
 LOOK_EVERY_S = 0.2
 GIVE_UP_S = 180.0
 
@@ -75,7 +77,7 @@ def run(events: int) -> EndToEnd:
 def _queryable(running: Whole, events: int) -> float:
     """Return when the last event's row was found, on the clock that does not go back."""
     until = monotonic_s() + GIVE_UP_S
-    with Warehouse.from_url(running.settings.warehouse_url) as warehouse:
+    with _warehouse(running) as warehouse:
         while monotonic_s() < until:
             found = int(str(warehouse.execute("SELECT count() FROM events")[0][0]))
             if found >= events:
@@ -91,13 +93,27 @@ def probe(seconds: float, per_s: float) -> Latencies:
         told = clients.send(Errand(running.collector_url, "messages", events, 0, 1, pace=per_s))
         clients.begin()
         time.sleep(WARM_S)
-        with Warehouse.from_url(running.settings.warehouse_url) as warehouse:
-            found = asyncio.run(_probe(running, warehouse, seconds))
+        found = asyncio.run(_probe(running, seconds))
         told.result()
         return found
 
 
-async def _probe(running: Whole, warehouse: Warehouse, seconds: float) -> Latencies:
+async def _probe(running: Whole, seconds: float) -> Latencies:
+    """Some probes at a time, each with a connection of its own: one alone spends its time waiting for its row."""
     stop = asyncio.Event()
     asyncio.get_running_loop().call_later(seconds, stop.set)
-    return await Prober(running.collector_url, running.delivery_url, warehouse, KEY).run(stop)
+    with ExitStack() as opened:
+        probers = [
+            Prober(running.collector_url, running.delivery_url, opened.enter_context(_warehouse(running)), KEY)
+            for _ in range(PROBERS)
+        ]
+        found = await asyncio.gather(*(prober.run(stop) for prober in probers))
+    return Latencies(
+        [value for one in found for value in one.usable_ms],
+        [value for one in found for value in one.queryable_ms],
+        sum(one.sent for one in found),
+    )
+
+
+def _warehouse(running: Whole) -> Warehouse:
+    return Warehouse.from_url(running.settings.warehouse_url)

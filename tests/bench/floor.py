@@ -29,7 +29,7 @@ from pipeline.core.rollup import Chunk, Rollup
 from pipeline.core.sessionise import Sessionise
 from pipeline.core.stage import Fold
 from pipeline.core.state import StateView, StateWriter
-from pipeline.settings import Settings
+from pipeline.settings import load
 from schemas import block as codec
 from schemas.block import CollectedBlock, EventBlock, Origin, OutcomeBlock, SessionBlock
 from schemas.outcome import Outcome
@@ -180,7 +180,7 @@ def _door(made: list[bytes], meter: Meter) -> tuple[list[Placed], Records]:
 
 def _clean_by_step(blocks: list[Placed], meter: Meter) -> None:
     """Each step of cleaning over a block at a time: what the fold's cost is made of."""
-    rules = clean_shell.rules(Settings())
+    rules = clean_shell.rules(load())
     seen = [SeenIds({}, rules.dedupe_window_ms) for _ in range(PARTITIONS)]
     for offset, (partition, block) in enumerate(blocks):
         with meter.step("  work"):
@@ -197,7 +197,7 @@ def _clean_by_step(blocks: list[Placed], meter: Meter) -> None:
 
 
 def _folds() -> dict[str, list[tuple[StateView, Fold]]]:
-    settings = Settings()
+    settings = load()
     cleaning, sessions, profiles = (
         clean_shell.rules(settings),
         sessionise_shell.rules(settings),

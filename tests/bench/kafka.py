@@ -51,9 +51,9 @@ def run(events: int) -> ThroughKafka:
         stand.start(STAGES)
         broker_pid = stand.supervisor.pid("broker") or 0
         spans, broker_us = _watch(stand, events, broker_pid)
-        wall_s = max(span.ended_s for span in spans.values()) - spans["clean"].began_s
+        wall_s = max(LOOK_EVERY_S, max(span.ended_s for span in spans.values()) - spans["clean"].began_s)
         cpu_us = {
-            stage: (span.ended_cpu_s - span.began_cpu_s) / (events - span.began_rows) * 1e6
+            stage: _each_us(span.ended_cpu_s - span.began_cpu_s, events - span.began_rows)
             for stage, span in spans.items()
         }
         counts = {stage: span.rows for stage, span in spans.items()}
@@ -88,7 +88,12 @@ def _watch(stand: Stand, events: int, broker_pid: int) -> tuple[dict[str, _Span]
             broker_began_s = cpu_s(broker_pid)
         time.sleep(LOOK_EVERY_S)
     begun = min(span.began_rows for span in spans.values())
-    return spans, (cpu_s(broker_pid) - broker_began_s) / (events - begun) * 1e6
+    return spans, _each_us(cpu_s(broker_pid) - broker_began_s, events - begun)
+
+
+def _each_us(spent_s: float, events: int) -> float:
+    """CPU per event; NaN where the first look came when all was done already."""
+    return spent_s / events * 1e6 if events else float("nan")
 
 
 def _look(stand: Stand, stage: str, events: int, spans: dict[str, _Span]) -> None:
@@ -106,7 +111,7 @@ def _look(stand: Stand, stage: str, events: int, spans: dict[str, _Span]) -> Non
 
 def _rows(settings: Settings, stage: str) -> int:
     address = f"http://127.0.0.1:{metrics_port(settings, stage)}/metrics"
-    with urllib.request.urlopen(address, timeout=10) as answer:  # noqa: S310 - our own
+    with urllib.request.urlopen(address, timeout=10) as answer:
         text = answer.read().decode()
     name = f'herald_stage_rows_total{{stage="{stage}"}} '
     found = [line for line in text.splitlines() if line.startswith(name)]

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +210,8 @@ def _block_app(address: str, events: int, folder: Path) -> Any:
     app = _app("block", address, folder)
     topic = app.topic("bench-block", value_type=bytes, value_serializer="raw")
     changes = app.topic("bench-changes", value_type=bytes, value_serializer="raw")
-    seen: list[Seen] = [{} for _ in range(PARTITIONS)]
-    visitors: list[Visitors] = [{} for _ in range(PARTITIONS)]
+    seen: list[dict[str, int]] = [{} for _ in range(PARTITIONS)]
+    visitors: list[dict[str, list[int]]] = [{} for _ in range(PARTITIONS)]
     reading = Reading(events)
 
     async def receive(stream: Any) -> None:
@@ -219,8 +219,10 @@ def _block_app(address: str, events: int, folder: Path) -> Any:
             partition = event.message.partition
             raws = msgspec.msgpack.decode(event.value, type=list[bytes])
             held, known = visitors[partition], seen[partition]
+            before = len(known)
             changed = [name for raw in raws if (name := take(raw, known, held))]
-            value = msgspec.msgpack.encode([len(known), {name: held[name] for name in changed}])
+            ids = list(islice(reversed(known), len(known) - before))  # the log gets all that the Tables' changelogs get
+            value = msgspec.msgpack.encode([ids, {name: held[name] for name in changed}])
             await (await changes.send(value=value, partition=partition))
             if reading.add(len(raws)):
                 _finish(reading, {name: one for part in visitors for name, one in part.items()})
@@ -232,11 +234,11 @@ def _block_app(address: str, events: int, folder: Path) -> Any:
 def main(shape: str, address: str, events: int, folder: Path) -> None:
     """Run the measured process."""
     from agents.app import run_worker
-    from pipeline.settings import Settings
+    from pipeline.settings import load
 
     folder.mkdir(parents=True, exist_ok=True)
     app = (_record_app if shape == "record" else _block_app)(address, events, folder)
-    sys.exit(run_worker(app, Settings(log_level="WARNING")))
+    sys.exit(run_worker(app, load(log_level="WARNING")))
 
 
 if __name__ == "__main__":

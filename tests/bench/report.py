@@ -53,11 +53,15 @@ def ratios(found: Found) -> list[tuple[str, float]]:
         lines.append(("the same in events/s, the other way round", rate))
     staged = sum(kafka.cpu_us[stage] for stage in STAGES) if kafka else 0.0
     if record and kafka:
-        lines.append(("Faust with an event a record / all of clean, sessionise, profile: CPU", record.record.cpu_us / staged))
+        lines.append(
+            ("Faust with an event a record / all of clean, sessionise, profile: CPU", record.record.cpu_us / staged)
+        )
     if floor and kafka:
         lines.append(("clean, sessionise, profile through Kafka / in a bare loop: CPU", staged / _staged(floor)))
     if floor and whole:
-        lines.append(("all processes of the whole / all pure functions: CPU", sum(whole.cpu_us.values()) / total_us(floor)))
+        lines.append(
+            ("all processes of the whole / all pure functions: CPU", sum(whole.cpu_us.values()) / total_us(floor))
+        )
     if found.decisions:
         lines.append(("decisions: p99 / p50", found.decisions.p99_ms / found.decisions.p50_ms))
     return lines
@@ -93,9 +97,14 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _table(letter: str, *columns: str) -> Table:
+def _print(letter: str, table: Table, console: Console) -> None:
+    """Print a table under its title: rich would fold a title that is wider than its table."""
     title = f"{letter}. {PARTS[letter][0]}" if letter in PARTS else letter
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    console.print(f"\n[bold]{title}[/]", table, sep="\n", highlight=False)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")
     return table
@@ -105,18 +114,18 @@ def _ratios(found: Found, console: Console) -> None:
     lines = ratios(found)
     if not lines:
         return
-    table = _table("ratios", "what", "times")
+    table = _table("what", "times")
     for what, times in lines:
         table.add_row(what, f"{times:.1f}")
-    console.print("", table)
+    _print("ratios", table, console)
 
 
 def _floor(floor: Floor, console: Console) -> None:
-    table = _table("a", "step", "CPU us/event")
+    table = _table("step", "CPU us/event")
     for step in sorted(floor.steps, key=lambda step: _place(step.name)):
         table.add_row(step.name, f"{step.us:.2f}", style="dim" if step.of else "")
     table.add_row("all but learn", f"{total_us(floor):.2f}", style="bold")
-    console.print("", table)
+    _print("a", table, console)
     console.print(
         f"{floor.events:,} events, median of {floor.rounds} rounds; learn: per outcome; dim: what the fold is made of",
         style="dim",
@@ -132,29 +141,29 @@ def _place(name: str) -> int:
 
 
 def _kafka(kafka: ThroughKafka, console: Console) -> None:
-    table = _table("b", "process", "CPU us/event")
+    table = _table("process", "CPU us/event")
     for name, us in kafka.cpu_us.items():
         table.add_row(name, f"{us:.1f}")
     table.add_row("all", f"{sum(kafka.cpu_us.values()):.1f}", style="bold")
-    console.print("", table)
+    _print("b", table, console)
     console.print(f"{kafka.events:,} events, {kafka.events_per_s:,.0f} events/s through all three", highlight=False)
 
 
 def _record(record: Compared, console: Console) -> None:
-    table = _table("c", "shape", "CPU us/event", "events/s", "events", "visitors", "sessions")
+    table = _table("shape", "CPU us/event", "events/s", "events", "visitors", "sessions")
     for name, one in (("an event a record, Tables", record.record), ("500 events a record, dicts", record.block)):
         numbers = (f"{one.events:,}", f"{one.visitors:,}", f"{one.sessions:,}")
         table.add_row(name, f"{one.cpu_us:.1f}", f"{one.events_per_s:,.0f}", *numbers)
-    console.print("", table)
+    _print("c", table, console)
 
 
 def _whole(whole: EndToEnd, console: Console) -> None:
     wall_us = 1e6 / whole.events_per_s
-    table = _table("d", "process", "CPU us/event", "of one core")
+    table = _table("process", "CPU us/event", "of one core")
     for name, us in sorted(whole.cpu_us.items(), key=lambda item: -item[1]):
         table.add_row(name, f"{us:.1f}", f"{us / wall_us:.0%}")
     table.add_row("all", f"{sum(whole.cpu_us.values()):.1f}", f"{whole.busy * cores():.0%}", style="bold")
-    console.print("", table)
+    _print("d", table, console)
     console.print(
         f"{whole.events:,} events sent, {whole.accepted:,} accepted, {whole.stored:,} stored: "
         f"{whole.events_per_s:,.0f} events/s until queryable ({whole.accepted_per_s:,.0f}/s until durable)",
@@ -164,10 +173,10 @@ def _whole(whole: EndToEnd, console: Console) -> None:
 
 
 def _decisions(found: Decisions, console: Console) -> None:
-    table = _table("e", "", "p50 ms", "p99 ms", "p99.9 ms", "CPU us each")
+    table = _table("", "p50 ms", "p99 ms", "p99.9 ms", "CPU us each")
     numbers = (found.p50_ms, found.p99_ms, found.p999_ms)
     table.add_row(f"{ACTIONS} actions", *(f"{value:.1f}" for value in numbers), f"{found.cpu_us:,.0f}")
-    console.print("", table)
+    _print("e", table, console)
     console.print(
         f"{found.answered:,} of {found.asked:,} answered, {found.degraded:,} degraded, "
         f"beside {found.ingest_per_s:,.0f} events/s; CPU includes following the log",
@@ -176,14 +185,14 @@ def _decisions(found: Decisions, console: Console) -> None:
 
 
 def _latency(found: Latencies, console: Console) -> None:
-    table = _table("f", "from sent by HTTP to", "p50 ms", "p99 ms", "probes")
+    table = _table("from sent by HTTP to", "p50 ms", "p99 ms", "probes")
     for name, values in (("profile usable", found.usable_ms), ("row queryable", found.queryable_ms)):
         table.add_row(name, f"{quantile(values, 0.5):.0f}", f"{quantile(values, 0.99):.0f}", f"{len(values)}")
-    console.print("", table)
+    _print("f", table, console)
 
 
 def _memory(found: Memory, console: Console) -> None:
-    table = _table("g", "process", "start MiB", "end MiB", "peak MiB", "bytes a visitor")
+    table = _table("process", "start MiB", "end MiB", "peak MiB", "bytes a visitor")
     for name, after in found.after.items():
         before = found.before[name]
         each = (after.now_mib - before.now_mib) * 2**20 / found.visitors
@@ -191,5 +200,5 @@ def _memory(found: Memory, console: Console) -> None:
         table.add_row(name, *(f"{value:,.0f}" for value in cells))
     now, peak = (sum(getattr(one, kind) for one in found.after.values()) for kind in ("now_mib", "peak_mib"))
     table.add_row("all", "", f"{now:,.0f}", f"{peak:,.0f}", "", style="bold")
-    console.print("", table)
+    _print("g", table, console)
     console.print(f"{found.visitors:,} visitors sent, {found.stored_visitors:,} in the warehouse", highlight=False)

@@ -34,7 +34,7 @@ class Stand(NamedTuple):
 
 def _settings(folder: str) -> Settings:
     port, controller, clickhouse, collector, delivery = free_ports(5)
-    chosen = load(
+    return load(
         data_dir=Path(folder),
         kafka_port=port,
         kafka_controller_port=controller,
@@ -44,13 +44,12 @@ def _settings(folder: str) -> Settings:
         metrics_port=_free_run(len(STAGES)),
         log_level=QUIET,
     )
-    return chosen
 
 
 def _free_run(length: int) -> int:
     """Return the first of so many neighbouring free ports; looked for at random, since others look too."""
     for _ in range(200):
-        first = random.randrange(20_000, 30_000)  # noqa: S311 - no secret
+        first = random.randrange(20_000, 30_000)
         if all(_is_free(port) for port in range(first, first + length)):
             return first
     raise RuntimeError(f"no {length} neighbouring free ports between 20000 and 30000")

@@ -15,6 +15,7 @@ blocks = st.lists(st.tuples(st.lists(hashes, max_size=12), st.integers(0, 3)), m
 
 def play(seen: SeenIds, block: list[int], offset: int, hour: int) -> list[bool]:
     """One block as the clean stage does it."""
+    seen.forget(hour * HOUR_MS + 1)
     fresh = seen.new_ones(block) if block else []
     seen.add([found for found, new in zip(block, fresh, strict=True) if new], offset, hour * HOUR_MS + 1)
     return fresh
@@ -28,11 +29,11 @@ class Plain:
         self.hours: dict[int, int] = {}
 
     def play(self, block: list[int], hour: int) -> list[bool]:
+        self.hours = {found: came for found, came in self.hours.items() if came >= hour - self.window_hours}
         fresh = []
         for found in block:
             fresh.append(found not in self.hours)
             self.hours.setdefault(found, hour)
-        self.hours = {found: came for found, came in self.hours.items() if came >= hour - self.window_hours}
         return fresh
 
 

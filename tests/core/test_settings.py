@@ -12,6 +12,8 @@ from pipeline.errors import SettingsError
 from pipeline.settings import Settings, as_text, load, table, variable, with_secrets
 
 OTHER = {
+    "age_max_ms": "86400000",
+    "policy_epsilon": "0.25",
     "data_dir": "/tmp/herald-elsewhere",
     "kafka_security_protocol": "SASL_SSL",
     "kafka_sasl_mechanism": "PLAIN",
@@ -35,9 +37,13 @@ def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+def default_of(name: str) -> object:
+    return Settings.model_fields[name].get_default(call_default_factory=True)
+
+
 def another(name: str) -> str:
     """A valid value that is not the default."""
-    default = getattr(Settings(), name)
+    default = default_of(name)
     if name in OTHER:
         return OTHER[name]
     if isinstance(default, float):
@@ -51,7 +57,7 @@ def test_every_setting_comes_from_the_environment_and_goes_on_to_other_processes
 ) -> None:
     monkeypatch.setenv(variable(name), another(name))
     found = load()
-    assert getattr(found, name) != getattr(Settings.model_construct(), name)
+    assert getattr(found, name) != default_of(name)
     assert as_text(getattr(found, name)) == another(name)
     passed_on = found.as_environment()
     assert {key for key in passed_on if key.startswith("HERALD_")} == {variable(name)}
@@ -116,6 +122,12 @@ def test_all_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     lines = str(raised.value).splitlines()
     assert lines[0] == "HERALD_PARTITION: unknown setting; `herald settings` lists them all"
     assert sorted(line.partition(" ")[0] for line in lines[1:]) == ["HERALD_FLUSH_MS", "HERALD_PARTITIONS"]
+
+
+def test_settings_that_contradict_each_other_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERALD_RETENTION_DAYS", "10")
+    with pytest.raises(SettingsError, match=r"^HERALD_RETENTION_DAYS = 10: expected at least HERALD_AGE_MAX_MS"):
+        load()
 
 
 def test_an_unknown_override_is_refused() -> None:

@@ -133,17 +133,19 @@ def test_an_access_log_through_the_pixel_is_counted_its_bots_found_and_its_visit
 
 
 def test_a_log_without_user_agents_keeps_its_hosts_and_is_taken_for_machines(herald: Whole, published: Find) -> None:
-    """NASA, the first 69 minutes of July 1995: 4,000 lines of 416 hosts, in the common format.
+    """NASA, the first 69 minutes of July 1995: 4,000 lines of 416 hosts, in common format. The first 1,000 are sent.
 
     It has no user agents, and a pixel request without one is a machine's by our rule; so all of it is stored, has
     sessions, and is flagged.
     """
-    rows = list(read(published("access_logs/nasa_common_1995-07-01.log.gz")))
+    whole_log = list(read(published("access_logs/nasa_common_1995-07-01.log.gz")))
+    assert (len(whole_log), len({row.lane for row in whole_log})) == (4_000, 416)
+    rows = whole_log[:1_000]
     shift_ms = shift_to(rows, days_ago=9)
-    assert sum(send_by_the_hour(herald, as_a_browser_asks(rows), shift_ms, "nasa")) == 4_000
+    assert sum(send_by_the_hour(herald, as_a_browser_asks(rows), shift_ms, "nasa")) == 1_000
     herald.drained()
-    assert counted(herald, "bot_reason", "nasa") == {"empty": 4_000}
-    assert len(counted(herald, "visitor", "nasa")) == 416
+    assert counted(herald, "bot_reason", "nasa") == {"empty": 1_000}
+    assert counted(herald, "visitor", "nasa") == Counter(row.lane for row in rows)
     assert stored_sessions(herald, "nasa", shift_ms) == by_hand.sessions(seen_in(rows))
 
 
@@ -184,36 +186,40 @@ def snowplow_event(row: Recorded, shift_ms: int) -> SelfDescribing | StructuredE
 
 
 def test_a_clickstream_by_snowplows_tracker_has_the_sessions_of_the_gap_rule(herald: Whole, published: Find) -> None:
-    """All 47,938 events of trivago by the real tracker: one visitor of a hundred by GET /i, the others by POST tp2.
+    """A fourth of trivago's visitors by the real tracker: one of twenty-five of them by GET /i, the others by POST tp2.
 
-    The 30-minute rule finds 3,845 sessions, as published: the data set's own ids go on over a longer gap 111 times
-    (in 108 sessions) and change after a shorter one 56 times.
+    In the whole of its 47,938 events the 30-minute rule finds 3,845 sessions, as published: the data set's own ids go
+    on over a longer gap 111 times (in 108 sessions) and change after a shorter one 56 times. Sent is a fourth because
+    the tracker and this machine take a minute for all of it; it was exact too.
     """
-    rows = sorted(read(published("trivago/trivago_sessions.csv.gz")), key=lambda row: row.time_ms)
+    everything = sorted(read(published("trivago/trivago_sessions.csv.gz")), key=lambda row: row.time_ms)
+    seen = seen_in(everything)
+    assert (len(seen), len(by_hand.sessions(seen)), by_hand.disagreements(seen)) == (47_938, 3_845, (56, 111))
+    rows = [row for row in everything if zlib.adler32(row.lane.encode()) % 4 == 0]
     shift_ms = shift_to(rows, days_ago=5)
     answers = Answers()
     options = {"on_success": answers.ok, "on_failure": answers.wrong, "request_timeout": 30}
     with requests.Session() as http:
-        post = Emitter(herald.collector_url, batch_size=500, session=http, **options)
+        # Small batches: what waits here for more must not be later than a closed session still takes.
+        post = Emitter(herald.collector_url, batch_size=50, session=http, **options)
         get = Emitter(herald.collector_url, method="get", session=http, **options)
         by_post = Tracker("post", post, app_id="trivago")
         by_get = Tracker("get", get, app_id="trivago")
         for row in rows:
-            tracker = by_get if zlib.crc32(row.lane.encode()) % 100 == 0 else by_post
+            tracker = by_get if zlib.crc32(row.lane.encode()) % 25 == 0 else by_post
             tracker.track(snowplow_event(row, shift_ms))
         post.flush()
-    assert (answers.stored, answers.failed) == (47_938, 0)
+    assert (answers.stored, answers.failed) == (len(rows), 0)
     herald.drained()
     names = Counter(row.message["event"] for row in rows)
     names["clickout_item"] = names.pop("clickout item")  # a schema's name
     assert counted(herald, "name", "trivago") == names
     types = counted(herald, "event_type", "trivago")
-    assert (types["click"], types["product_view"], types["search"]) == (6_722, 34_547, 2_539)
+    views = sum(count for name, count in names.items() if name.startswith("interaction item"))
+    searches = sum(count for name, count in names.items() if name.startswith("search"))
+    assert (types["click"], types["product_view"], types["search"]) == (names["clickout_item"], views, searches)
     assert set(counted(herald, "toString(flags)", "trivago")) == {"0"}
-    seen = seen_in(rows)
-    expected = by_hand.sessions(seen)
-    assert (len(expected), by_hand.disagreements(seen)) == (3_845, (56, 111))
-    assert stored_sessions(herald, "trivago", shift_ms) == expected
+    assert stored_sessions(herald, "trivago", shift_ms) == by_hand.sessions(seen_in(rows))
 
 
 # --- REES46 by Segment's client ---------------------------------------------------------------------------------------
