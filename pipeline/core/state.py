@@ -9,8 +9,8 @@ the log stays bounded also where partitions move more often than a sweep takes.
 
 A new owner first writes a fence and reads up to it. Records of older epochs behind a fence are ignored by every reader:
 whatever a stalled previous owner still writes changes nothing (the log itself decides, as with leader epochs in Kafka).
-An owner's records stand one after the other; where they do not, somebody else has written, and the owner stops. So
-a fenced one writes at most one version more, and its `begin` never passes the fence: readers that begin there meet it.
+An owner's records stand one after the other. Where they do not, somebody else has written, and from then on the owner
+leaves `begin` where it is: so that of a fenced one never passes the fence, and readers that begin there meet it.
 """
 
 import zlib
@@ -158,7 +158,8 @@ class StateWriter:
         self._view = view
         self._slices: list[list[str]] = []  # keys that this sweep has still to write; the slice in hand is the last
         self._began = view.sweep_began
-        self._expected_offset = view.epoch + 1 if view.epoch >= 0 else None  # no fence: not a shared log
+        self.interrupted = False
+        self._expected_offset = view.epoch + 1  # right behind our fence
         self._parts = 0
         if 0 < view.swept < SLICES:
             self._slices = self._cut(view.swept)
@@ -211,14 +212,10 @@ class StateWriter:
     def written(self, first_offset: int) -> None:
         """Say where the last records (their first part) now stand: from there a reader of this sweep can begin.
 
-        Raises StateError where others stand between them and those before: we are fenced, or hear a fenced one.
+        Where others stand between them and those before, we are fenced, or hear a fenced one: `interrupted`.
         """
-        if self._expected_offset is not None and first_offset != self._expected_offset:
-            raise StateError(
-                f"state record at offset {first_offset}, expected {self._expected_offset}: another owner wrote "
-                f"between (we are {self.owner}, epoch {self.epoch})"
-            )
-        self._expected_offset = None if self._expected_offset is None else first_offset + self._parts
+        self.interrupted |= first_offset != self._expected_offset
+        self._expected_offset = first_offset + self._parts
         if self._began == HERE:
             self._began = first_offset
         swept = SLICES - len(self._slices)
@@ -226,7 +223,7 @@ class StateWriter:
         self._finish(swept)
 
     def _finish(self, swept: int) -> None:
-        if swept == SLICES and self._began != HERE:
+        if swept == SLICES and self._began != HERE and not self.interrupted:
             self.begin = self._began
 
     def _cut(self, swept: int) -> list[list[str]]:

@@ -57,7 +57,7 @@ def segment(called: str, /, **found: Any) -> Event:
     return event({"type": "track", "event": called, "properties": found})
 
 
-def test_segment_order_completed() -> None:
+def test_an_order_completed_in_segments_words() -> None:
     """Revenue is what the spec calls revenue, not the total with shipping and tax; nothing of the rest is lost."""
     found = event(ORDER)
     assert found.event_type is EventType.PURCHASE
@@ -89,7 +89,7 @@ def test_the_value_of_a_viewed_product_is_no_revenue() -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("Promotion Viewed", EventType.IMPRESSION), ("Promotion Clicked", EventType.CLICK)]
 )
-def test_segment_promotions(name: str, kind: EventType) -> None:
+def test_a_promotion_in_segments_words(name: str, kind: EventType) -> None:
     found = segment(
         name,
         promotion_id="promo_1",
@@ -102,12 +102,12 @@ def test_segment_promotions(name: str, kind: EventType) -> None:
     assert properties(found) == {"name": "75% store-wide shoe sale"}
 
 
-def test_segment_products_searched() -> None:
+def test_a_search_in_segments_words() -> None:
     found = segment("Products Searched", query="blue hotpants")
     assert (found.event_type, found.search) == (EventType.SEARCH, "blue hotpants")
 
 
-def test_segment_product_added_by_its_second_names() -> None:
+def test_a_product_added_under_its_second_names() -> None:
     found = segment("Product Added", sku="G-32", category_code="games.board", quantity=2, price="18.99", cart_id="c1")
     assert found.event_type is EventType.ADD_TO_CART
     assert (found.product_id, found.category, found.quantity) == ("G-32", "games.board", 2)
@@ -119,7 +119,7 @@ def test_a_second_name_beside_the_first_stays_in_the_properties() -> None:
     assert (found.product_id, properties(found)) == ("507f", {"sku": "G-32"})
 
 
-def test_segment_identify_keeps_all_traits() -> None:
+def test_an_identify_call_keeps_all_traits() -> None:
     """A person's title and position are not a page's."""
     traits = {"name": "Peter", "title": "CEO", "position": "left", "value": 5, "plan": "premium", "logins": 5}
     found = event({"type": "identify", "userId": "97980cfea0067", "traits": traits})
@@ -128,7 +128,7 @@ def test_segment_identify_keeps_all_traits() -> None:
     assert properties(found) == traits
 
 
-def test_segment_page_with_campaign() -> None:
+def test_a_page_with_a_campaign_in_segments_words() -> None:
     page = {
         "path": "/academy/",
         "referrer": "https://www.google.com/",
@@ -196,7 +196,7 @@ def self_describing(name: str, data: dict[str, Any]) -> str:
     return json.dumps({"schema": "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0", "data": inner})
 
 
-def test_snowplow_page_view() -> None:
+def test_a_page_view_in_snowplows_words() -> None:
     found = snowplow(e="pv")
     assert (found.event_type, found.title, found.language, found.user_id) == (EventType.PAGE, "A", "de", "u1")
     assert (found.path, found.utm_source, found.referrer_class) == ("/a", "x", "campaign")
@@ -212,7 +212,7 @@ def test_snowplow_page_ping_is_no_page() -> None:
     assert (found.event_type, found.name) == (EventType.CUSTOM, "page ping")
 
 
-def test_snowplow_structured() -> None:
+def test_a_structured_event_of_snowplow() -> None:
     found = snowplow(e="se", se_ca="ecomm", se_ac="add-to-basket", se_la="pbz0026", se_pr="blue", se_va="2")
     assert (found.event_type, found.name) == (EventType.ADD_TO_CART, "add-to-basket")
     assert (found.category, found.product_id, found.score) == ("ecomm", "pbz0026", 0)
@@ -227,13 +227,13 @@ def test_the_label_of_a_played_video_is_no_product() -> None:
     assert snowplow(e="se", se_ca="shop", se_ac="purchase", se_va="9.99").revenue_micros == 9_990_000
 
 
-def test_snowplow_link_click() -> None:
+def test_a_link_click_of_snowplow() -> None:
     data = {"targetUrl": "https://other.example/", "elementId": "cta", "elementClasses": ["big"]}
     found = snowplow(e="ue", ue_pr=self_describing("link_click", data))
     assert (found.event_type, found.name, properties(found)) == (EventType.CLICK, "link_click", data)
 
 
-def test_snowplow_ad_impression() -> None:
+def test_an_ad_impression_of_snowplow() -> None:
     data = {
         "impressionId": "67965967893",
         "costModel": "cpm",
@@ -250,7 +250,7 @@ def test_snowplow_ad_impression() -> None:
     assert set(properties(found)) == {"impressionId", "costModel", "targetUrl", "advertiserId"}
 
 
-def test_snowplow_shop_and_search() -> None:
+def test_a_cart_and_a_search_of_snowplow() -> None:
     data = {"sku": "a1", "name": "Cap", "category": "hats", "unitPrice": 9.5, "quantity": 2, "currency": "EUR"}
     found = snowplow(e="ue", ue_pr=self_describing("add_to_cart", data))
     assert (found.event_type, found.product_id, found.category) == (EventType.ADD_TO_CART, "a1", "hats")
@@ -259,13 +259,13 @@ def test_snowplow_shop_and_search() -> None:
     assert (found.event_type, found.search, properties(found)) == (EventType.SEARCH, "blue hat", {"totalResults": 3})
 
 
-def test_snowplow_transaction() -> None:
+def test_a_transaction_of_snowplow() -> None:
     found = snowplow(e="tr", tr_id="12345", tr_tt="58.99", tr_tx="10.50", tr_cu="eur", tr_ci="Berlin")
     assert (found.event_type, found.revenue_micros, found.currency) == (EventType.PURCHASE, 58_990_000, "EUR")
     assert properties(found) == {"tr_id": "12345", "tr_tx": "10.50", "tr_ci": "Berlin"}
 
 
-def test_pixel() -> None:
+def test_every_short_key_of_the_pixel() -> None:
     message = {
         "e": "purchase", "v": "ann", "t": "Thanks", "uid": "u1", "ts": str(NOW_MS - 1_000), "u": "https://shop.example/thanks",
         "cid": "c1", "cr": "cr1", "pl": "top", "a": "a1", "d": "d1", "pid": "p1", "cat": "hats", "b": "acme", "q": "2",

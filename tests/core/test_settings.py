@@ -1,6 +1,7 @@
 """Settings: read once from the environment; what is wrong is named, what is secret is not."""
 
 import os
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,19 @@ OTHER = {
 }
 
 
+Environment = MutableMapping[str, str]
+
+
 @pytest.fixture(autouse=True)
-def _no_settings_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("HERALD_")]:
-        monkeypatch.delenv(name)
+def environment() -> Iterator[Environment]:
+    """The process's own environment, without settings of ours; afterwards as it was."""
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("HERALD_"):
+            del os.environ[name]
+    yield os.environ
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def default_of(name: str) -> object:
@@ -53,36 +63,36 @@ def another(name: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(Settings.model_fields))
 def test_every_setting_comes_from_the_environment_and_goes_on_to_other_processes(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, environment: Environment
 ) -> None:
-    monkeypatch.setenv(variable(name), another(name))
+    environment[variable(name)] = another(name)
     found = load()
     assert getattr(found, name) != default_of(name)
     assert as_text(getattr(found, name)) == another(name)
     passed_on = found.as_environment()
     assert {key for key in passed_on if key.startswith("HERALD_")} == {variable(name)}
-    monkeypatch.setenv(variable(name), passed_on[variable(name)])
+    environment[variable(name)] = passed_on[variable(name)]
     assert load() == found
 
 
-def test_all_settings_at_once_go_on_to_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_settings_at_once_go_on_to_other_processes(environment: Environment) -> None:
     for name in Settings.model_fields:
-        monkeypatch.setenv(variable(name), another(name))
+        environment[variable(name)] = another(name)
     found = load()
     for name, value in found.as_environment().items():
-        monkeypatch.setenv(name, value)
+        environment[name] = value
     assert load() == found
 
 
-def test_a_list_or_mapping_may_be_empty_and_goes_on_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_or_mapping_may_be_empty_and_goes_on_empty(environment: Environment) -> None:
     found = Settings(write_keys={}, allowed_origins=())
     for name, value in found.as_environment().items():
-        monkeypatch.setenv(name, value)
+        environment[name] = value
     assert load() == found
 
 
-def test_other_variables_go_on_too_and_defaults_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OF_ANOTHER", "kept")
+def test_other_variables_go_on_too_and_defaults_do_not(environment: Environment) -> None:
+    environment["OF_ANOTHER"] = "kept"
     passed_on = Settings().as_environment()
     assert passed_on["OF_ANOTHER"] == "kept"
     assert not any(name.startswith("HERALD_") for name in passed_on)
@@ -105,18 +115,18 @@ def test_other_variables_go_on_too_and_defaults_do_not(monkeypatch: pytest.Monke
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_expected(
-    name: str, value: str, expected: str, monkeypatch: pytest.MonkeyPatch
+    name: str, value: str, expected: str, environment: Environment
 ) -> None:
-    monkeypatch.setenv(variable(name), value)
+    environment[variable(name)] = value
     with pytest.raises(SettingsError) as raised:
         load()
     assert str(raised.value).startswith(expected)
 
 
-def test_all_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HERALD_PARTITIONS", "0")
-    monkeypatch.setenv("HERALD_FLUSH_MS", "soon")
-    monkeypatch.setenv("HERALD_PARTITION", "4")
+def test_all_that_is_wrong_is_named_at_once(environment: Environment) -> None:
+    environment["HERALD_PARTITIONS"] = "0"
+    environment["HERALD_FLUSH_MS"] = "soon"
+    environment["HERALD_PARTITION"] = "4"
     with pytest.raises(SettingsError) as raised:
         load()
     lines = str(raised.value).splitlines()
@@ -124,8 +134,8 @@ def test_all_that_is_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert sorted(line.partition(" ")[0] for line in lines[1:]) == ["HERALD_FLUSH_MS", "HERALD_PARTITIONS"]
 
 
-def test_settings_that_contradict_each_other_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HERALD_RETENTION_DAYS", "10")
+def test_settings_that_contradict_each_other_are_named(environment: Environment) -> None:
+    environment["HERALD_RETENTION_DAYS"] = "10"
     with pytest.raises(SettingsError, match=r"^HERALD_RETENTION_DAYS = 10: expected at least HERALD_AGE_MAX_MS"):
         load()
 
@@ -150,9 +160,9 @@ WITH_SECRETS = {
 }
 
 
-def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_never_shown(environment: Environment) -> None:
     for name, value in WITH_SECRETS.items():
-        monkeypatch.setenv(variable(name), value)
+        environment[variable(name)] = value
     found = load()
     shown = {row[0]: row[1] for row in table(found)}
     assert SECRET not in str(shown)
