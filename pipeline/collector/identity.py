@@ -6,32 +6,9 @@ import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from http.cookies import SimpleCookie
 
-ID_BYTES_MAX = 128
-USELESS_IDS = frozenset(
-    {"null", "undefined", "none", "nan", "guest", "anonymous", "unknown", "false", "true", "[object object]"}
-)
-_LONGER_THAN_USELESS = 16
-_NO_USELESS_STARTS = frozenset("123456789bcdehijklmopqrsvwxyzBCDEHIJKLMOPQRSVWXYZ")
+from pipeline.core.ids import usable_id
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def usable_id(value: object) -> str:
-    """Return an id as text, or "" where it names nobody: empty, null, undefined, guest, only zeros, > 128 bytes."""
-    if value is None:
-        return ""
-    if type(value) is str and 0 < len(value) <= ID_BYTES_MAX and value.isascii() and value[-1] > " ":
-        # the quick way, for nearly every id: neither blanks around, nor zeros only, nor a useless word
-        first = value[0]
-        is_plain = first in _NO_USELESS_STARTS or (first > "0" and len(value) >= _LONGER_THAN_USELESS)
-        if is_plain and "\0" not in value:
-            return value
-    text = value.strip() if isinstance(value, str) else str(value)
-    if len(text) > ID_BYTES_MAX or not text.strip("0-") or text.lower() in USELESS_IDS:
-        return ""
-    if not text.isascii() and len(text.encode("utf-8", "replace")) > ID_BYTES_MAX:
-        return ""
-    return text.replace("\0", "\ufffd")
 
 
 class WriteKeys:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from pipeline.collector.identity import usable_id
 from pipeline.collector.items import PIXEL_IDENTITY, refuse, without_identity
 from pipeline.collector.query import read_query
 from pipeline.collector.request import Intake, Item, Refusal, Request, Rules
 from pipeline.core.adapt import PIXEL_FIELDS
-from pipeline.core.clean import time_ms
+from pipeline.core.event_time import time_ms
+from pipeline.core.ids import usable_id
 from pipeline.core.mask import mask
 from schemas.event import Context, DropReason, Protocol
 

@@ -12,10 +12,11 @@ import msgspec
 from msgspec import Struct
 
 from pipeline.collector.body import NotFinite, decode, encode_mended, has_damage, mend, strip_bom
-from pipeline.collector.identity import WriteKeys, usable_id
+from pipeline.collector.identity import WriteKeys
 from pipeline.collector.items import refuse, without_identity
 from pipeline.collector.request import Intake, Item, Refusal, Request, Rules
-from pipeline.core.clean import time_ms
+from pipeline.core.event_time import time_ms
+from pipeline.core.ids import usable_id
 from pipeline.core.mask import mask
 from schemas.event import Context, DropReason, Protocol
 

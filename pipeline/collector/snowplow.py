@@ -11,11 +11,11 @@ import msgspec
 from msgspec import Struct
 
 from pipeline.collector.body import decode, encode_mended, has_damage, mend, strip_bom
-from pipeline.collector.identity import usable_id
 from pipeline.collector.items import SNOWPLOW_IDENTITY, refuse, without_identity
 from pipeline.collector.query import read_query
 from pipeline.collector.request import Intake, Item, Refusal, Request, Rules
-from pipeline.core.clean import time_ms
+from pipeline.core.event_time import time_ms
+from pipeline.core.ids import usable_id
 from pipeline.core.mask import mask
 from schemas.event import Context, DropReason, Protocol
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-from pipeline.collector.identity import ID_BYTES_MAX, usable_id
 from pipeline.core.decide import Action, Ask, Known, decide, made_elsewhere, make_id
+from pipeline.core.ids import ID_BYTES_MAX, usable_id
 from pipeline.core.link import Link, LinkKind, seal
 from pipeline.core.profile import strongest_interest
 from pipeline.delivery.api import Chosen, DecisionAnswer, DecisionRequest, ProfileRead

@@ -20,8 +20,8 @@ from schemas.outcome import DecisionLog
 RECENT_BYTES_MAX: Final = 33_554_432
 RECENT_ENTRY_BYTES: Final = 400  # key and bookkeeping of one remembered decision
 LOG_BYTES_MAX: Final = 131_072
-LOG_KEYS_MAX: Final = 200
-"""The clean stage refuses events of more keys as too complex: features beyond it stay out, and the log says so."""
+LOG_KEYS_MAX: Final = 10_000
+"""Keys of one decision's log, excluded actions and features: beyond it features stay out, and the log says so."""
 
 _encode = msgspec.json.Encoder().encode
 _decode_log = msgspec.json.Decoder(DecisionLog).decode

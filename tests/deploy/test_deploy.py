@@ -157,7 +157,7 @@ def test_a_secret_reaches_only_the_parts_that_need_it(compose: dict[str, Any]) -
     assert holders["HERALD_SIGNING_SECRET"] == {"delivery"}
     assert holders["HERALD_MASK_SECRET"] == {"collector", "delivery"}
     assert holders["GRAFANA_PASSWORD"] == {"grafana"}
-    assert holders["CLICKHOUSE_PASSWORD"] == {"clickhouse", "setup", "aggregate", "delivery"}
+    assert holders["CLICKHOUSE_PASSWORD"] == {"clickhouse", "setup", "aggregate", "auditor", "delivery"}
 
 
 def test_nothing_is_published_beyond_this_machine(compose: dict[str, Any]) -> None:
@@ -363,6 +363,7 @@ def test_prometheus_scrapes_every_part_where_compose_runs_it() -> None:
     settings = load()
     ports = {stage: metrics_port(settings, stage) for stage in STAGES}
     ports |= {"collector": settings.collector_port, "delivery": settings.delivery_port}
+    ports |= {"auditor": settings.auditor_metrics_port}
     assert found == {part: [f"{part}:{port}"] for part, port in ports.items()}
     assert all((DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"])
 

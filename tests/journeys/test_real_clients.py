@@ -334,6 +334,22 @@ def java_of(herald: Whole) -> psutil.Process:
     return until(lambda: next(iter(psutil.Process(pid).children(recursive=True)), None), "its java")
 
 
+def stop_and_kill_the_broker(herald: Whole, said: Counter[str]) -> None:
+    """Make it hang, go on, and die; each time until the client has been told 503, and then 200 again."""
+    until(lambda: said["200"] > 3, "some batches stored")
+    broker = java_of(herald)
+    broker.suspend()
+    until(lambda: said["503"] > 0, "a 503 from a broker that hangs")
+    broker.resume()
+    before = said["200"]
+    until(lambda: said["200"] > before, "a batch stored after the pause")
+    os.kill(java_of(herald).pid, signal.SIGKILL)
+    refused = said["503"]
+    until(lambda: said["503"] > refused, "a 503 from a broker that died")
+    before = said["200"]
+    until(lambda: said["200"] > before, "a batch stored after the restart")
+
+
 def test_segments_client_survives_a_broker_that_hangs_and_then_dies(herald: Whole) -> None:
     """The client sends for some seconds while the broker is stopped, goes on, and is killed: each id is stored once.
 
@@ -358,19 +374,7 @@ def test_segments_client_survives_a_broker_that_hangs_and_then_dies(herald: Whol
     sender = threading.Thread(target=send)
     sender.start()
     try:
-        until(lambda: statuses.said["200"] > 3, "some batches stored")
-        broker = java_of(herald)
-        broker.suspend()
-        until(lambda: statuses.said["503"] > 0, "a 503 from a broker that hangs")
-        broker.resume()
-        before = statuses.said["200"]
-        until(lambda: statuses.said["200"] > before, "a batch stored after the pause")
-        pid = java_of(herald).pid
-        os.kill(pid, signal.SIGKILL)
-        refused = statuses.said["503"]
-        until(lambda: statuses.said["503"] > refused, "a 503 from a broker that died")
-        before = statuses.said["200"]
-        until(lambda: statuses.said["200"] > before, "a batch stored after the restart")
+        stop_and_kill_the_broker(herald, statuses.said)
     finally:
         is_over.set()
         sender.join()
