@@ -13,11 +13,12 @@ import faust
 from faust.types import TP, EventT
 
 from agents.app import make_app, on_rebalance, raw_topic, run_worker, stop_now
-from agents.arrival import arrived
+from agents.arrival import Arrival, arrived
 from agents.watch import Watch
 from pipeline.edge import metrics
 from pipeline.edge.clickhouse import Warehouse
-from pipeline.edge.clock import now_ms
+from pipeline.edge.clock import monotonic_s, now_ms
+from pipeline.edge.heap import settle
 from pipeline.settings import Settings
 from pipeline.warehouse_writer import PendingBlock, WarehouseWriter
 from schemas import block as codec
@@ -33,18 +34,17 @@ READS: dict[Topic, type[Gathered]] = {
     SESSIONS: codec.SessionBlock,
     OUTCOMES: codec.OutcomeBlock,
 }
-WAITING_BYTES_MAX = 33_554_432
+WAITING_BYTES_MAX = 16_777_216
+BUFFERED_BLOCKS = 4  # for each of four topics; what waits here waits twice
 
 
 @dataclass
 class Chunk:
-    """Blocks on their way into one insert, with the events to acknowledge afterwards."""
+    """Blocks on their way into one insert, as bytes (decoded they take ten times the room), with their streams."""
 
-    blocks: list[PendingBlock] = field(default_factory=list)
-    events: list[tuple[Any, EventT[Any]]] = field(default_factory=list)
+    waiting: list[tuple[Topic, Any, Arrival]] = field(default_factory=list)
     rows: int = 0
     bytes: int = 0
-    oldest_ms: int = 2**62
 
 
 class AggregateRunner:
@@ -53,7 +53,7 @@ class AggregateRunner:
     def __init__(self, settings: Settings) -> None:
         """Nothing is connected before the app starts."""
         self.settings = settings
-        self.app = make_app(NAME, settings)
+        self.app = make_app(NAME, settings, BUFFERED_BLOCKS)
         self.writer = WarehouseWriter(Warehouse.from_url(settings.warehouse_url), settings)
         self.applied: dict[tuple[str, int], int] = {}
         self.chunk = Chunk()
@@ -89,13 +89,10 @@ class AggregateRunner:
             if origin.offset <= known:
                 await acks.ack(event)
                 return
-            block = codec.decode(arrival.value, READS[topic])
             chunk = self.chunk
-            chunk.blocks.append(PendingBlock(topic.name, origin, block, arrival.crc))
-            chunk.events.append((acks, event))
+            chunk.waiting.append((topic, acks, arrival))
             chunk.rows += arrival.rows
             chunk.bytes += len(arrival.value)
-            chunk.oldest_ms = min(chunk.oldest_ms, block.block_time_ms)
             self.applied[topic.name, origin.partition] = origin.offset
             if chunk.rows >= self.settings.insert_rows_max or chunk.bytes >= WAITING_BYTES_MAX:
                 await self._store()
@@ -105,7 +102,7 @@ class AggregateRunner:
     async def _flush_in_time(self) -> None:
         while not self.app.should_stop:
             await asyncio.sleep(self.settings.insert_wait_ms / 1000)
-            if self.chunk.blocks:
+            if self.chunk.waiting:
                 await self._store()
 
     async def _store(self) -> None:
@@ -113,31 +110,41 @@ class AggregateRunner:
         try:
             async with self._storing:
                 chunk, self.chunk = self.chunk, Chunk()
-                if not chunk.blocks:
+                if not chunk.waiting:
                     return
                 generation = self.generation
-                await asyncio.to_thread(self.writer.write, chunk.blocks)
+                oldest_ms = await asyncio.to_thread(self._write, chunk)
                 if generation == self.generation:
-                    for acks, event in chunk.events:
-                        await acks.ack(event)
-                        self.positions[event.message.tp] = event.message.offset + 1
-                self._observe(chunk)
+                    for _, acks, arrival in chunk.waiting:
+                        await acks.ack(arrival.event)
+                        self.positions[arrival.event.message.tp] = arrival.event.message.offset + 1
+                now = now_ms()
+                metrics.PROGRESS.labels(NAME).set(now / 1000)
+                metrics.STAGE_LATENCY.labels(NAME).observe(max(0, now - oldest_ms) / 1000)
         except Exception as error:  # noqa: BLE001
-            stop_now(f"{NAME}: storing {len(self.chunk.blocks)} blocks", error)
+            stop_now(f"{NAME}: storing", error)
 
-    def _observe(self, chunk: Chunk) -> None:
-        now = now_ms()
-        metrics.PROGRESS.labels(NAME).set(now / 1000)
-        metrics.STAGE_LATENCY.labels(NAME).observe(max(0, now - chunk.oldest_ms) / 1000)
+    def _write(self, chunk: Chunk) -> int:
+        """Decode and store a chunk, in a thread; return when its oldest block was closed, ms."""
+        blocks = [codec.decode(arrival.value, READS[topic]) for topic, _, arrival in chunk.waiting]
+        pending = [
+            PendingBlock(topic.name, arrival.origin, block, arrival.crc)
+            for (topic, _, arrival), block in zip(chunk.waiting, blocks, strict=True)
+        ]
+        self.writer.write(pending)
+        return min(block.block_time_ms for block in blocks)
 
     async def _assigned(self, sender: Any, *_: Any, **__: Any) -> None:
         try:
             names = {self.settings.topic(topic.name): topic.name for topic in READS}
             self.applied, self.positions = {}, {}
+            started = monotonic_s()
             for tp in self.app.consumer.assignment():
                 if tp.topic in names:
                     key = (names[tp.topic], tp.partition)
                     self.applied[key] = await asyncio.to_thread(self.writer.assigned, *key)
+            settle()
+            metrics.RESTORE_SECONDS.labels(NAME).set(monotonic_s() - started)
         except Exception as error:  # noqa: BLE001
             stop_now(f"{NAME}: reading the ledger", error)
 

@@ -36,7 +36,7 @@ class StageApp(faust.App):
         stop_now(f"{self.conf.id}: Faust crashed", reason)
 
 
-def make_app(stage: str, settings: Settings) -> faust.App:
+def make_app(stage: str, settings: Settings, buffered_blocks: int = 32) -> faust.App:
     """Return a stage's app: one app id (consumer group) a stage, nothing created or served by Faust itself."""
     datadir = (
         settings.data_dir / "faust" / (settings.instance or "worker")
@@ -49,13 +49,14 @@ def make_app(stage: str, settings: Settings) -> faust.App:
         value_serializer="raw",
         agent_supervisor=CrashingSupervisor,  # a Faust agent that is restarted has lost its block
         stream_wait_empty=False,  # waits for ever on an unacknowledged event: we finish the group in hand ourselves
-        stream_buffer_maxsize=32,  # counted in records, and ours are blocks
+        stream_buffer_maxsize=buffered_blocks,  # counted in records, and ours are blocks
         broker_commit_interval=1.0,
         broker_session_timeout=settings.restart_session_ms / 1000,
         broker_heartbeat_interval=min(3.0, settings.restart_session_ms / 3000),
         broker_rebalance_timeout=60.0,
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=2 * RECORD_BYTES_MAX,
+        consumer_max_fetch_size=RECORD_BYTES_MAX
+        // 2,  # of each partition, and as much is read ahead; a larger block still comes
         consumer_group_instance_id=f"{settings.topic(stage)}-{settings.instance}" if settings.instance else None,
         table_standby_replicas=1,  # no tables, but it keeps Faust's sticky assignor
         topic_disable_leader=True,

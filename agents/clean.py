@@ -5,6 +5,7 @@ from agents.runtime import StageRunner
 from pipeline.core.clean import CleanRules
 from pipeline.core.clean_stage import Clean
 from pipeline.core.stage import Applied
+from pipeline.core.user_agent import read_user_agent
 from pipeline.edge import metrics
 from pipeline.settings import Settings
 
@@ -34,5 +35,6 @@ def count(applied: Applied) -> None:
 def run(settings: Settings) -> int:
     """Run the stage until told to stop."""
     made = rules(settings)
+    read_user_agent("Mozilla/5.0")  # builds the patterns: a tenth of a second that no block should wait for
     runner = StageRunner(Clean, lambda view: Clean(view, made), settings, count)
     return run_worker(runner.app, settings)

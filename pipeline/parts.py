@@ -27,6 +27,20 @@ def _answers(url: str) -> Callable[[], bool]:
     return ask
 
 
+def _has_state(port: int, stage: str) -> Callable[[], bool]:
+    """A worker is ready once it has its partitions and their state: before, its metrics do not know of a restore."""
+    restored = f'herald_restore_seconds{{stage="{stage}"}}'.encode()
+
+    def ask() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
+                return restored in answer.read()
+        except (urllib.error.URLError, OSError):
+            return False
+
+    return ask
+
+
 def _listens(port: int) -> Callable[[], bool]:
     def ask() -> bool:
         try:
@@ -73,7 +87,7 @@ def services(settings: Settings) -> list[Part]:
     """Return our own parts, in the order of the flow."""
     local = "http://127.0.0.1:{}/{}"
     stages = [
-        Part(stage, ["worker", stage], _answers(local.format(metrics_port(settings, stage), "metrics")), stop_order=1)
+        Part(stage, ["worker", stage], _has_state(metrics_port(settings, stage), stage), stop_order=1)
         for stage in STAGES
     ]
     return [

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     unpacked_bytes_max: Positive = Field(4_194_304, description="request body after gzip, bytes")
     event_bytes_max: Positive = Field(32_768, description="one event, bytes")
     batch_events_max: Positive = Field(1_000, description="events in one request")
-    flush_ms: Positive = Field(5, description="a block leaves when it is this old and the last one is acknowledged")
+    flush_ms: Positive = Field(10, description="a block leaves when it is this old and the last one is acknowledged")
     block_bytes_max: Positive = Field(524_288, description="a block leaves when it holds this much")
     block_events_max: Positive = Field(2_000, description="a block leaves when it holds this many events")
     buffer_bytes_max: Positive = Field(67_108_864, description="unacknowledged bytes held before 503")
@@ -129,9 +129,9 @@ class Settings(BaseSettings):
     actions_max: Positive = Field(1_000, description="candidate actions in one request")
 
     # Aggregate
-    insert_rows_max: Positive = Field(50_000, description="rows gathered before an insert")
+    insert_rows_max: Positive = Field(20_000, description="rows gathered before an insert")
     insert_wait_ms: Positive = Field(250, description="a row waits at most this long for its insert")
-    rollup_buckets_max: Positive = Field(200_000, description="rollup cells kept in memory; older ones are re-read")
+    rollup_buckets_max: Positive = Field(80_000, description="rollup cells kept in memory; older ones are re-read")
     retention_days: Positive = Field(400, description="rows are kept this long in the warehouse, days")
 
     audit_every_ms: Positive = Field(30_000, description="the books are looked at this often")

@@ -23,6 +23,7 @@ BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 10.0
 STEADY_S = 30.0  # a part that ran so long starts again at once
 STOP_S = 20.0
+MEMORY = {"MALLOC_ARENA_MAX": "2"}  # glibc keeps what threads free in arenas of their own: a third more memory
 
 
 class PartFailed(HeraldError):
@@ -83,7 +84,7 @@ class Supervisor:
                 stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=log_file,
-                env=self.settings.as_environment(),
+                env=self.settings.as_environment() | MEMORY,
                 start_new_session=True,  # Ctrl-C reaches us alone; we stop the parts in our own order
             )
         part.started_s = time.monotonic()

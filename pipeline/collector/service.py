@@ -16,6 +16,7 @@ from granian.server.embed import Server
 from pipeline.collector.app import Collector
 from pipeline.collector.buffer import BlockWriter
 from pipeline.edge import metrics
+from pipeline.edge.heap import settle
 from pipeline.edge.secret import key_of
 from pipeline.settings import Settings
 
@@ -53,6 +54,7 @@ async def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     writer.start()
+    settle()
     serving = loop.create_task(server.serve())
     waiting = loop.create_task(stopping.wait())
     log.info("collector on http://%s:%s", settings.host, settings.collector_port)

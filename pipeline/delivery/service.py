@@ -25,6 +25,7 @@ from pipeline.delivery.memory import Memory
 from pipeline.edge import metrics
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.edge.follow import Follower
+from pipeline.edge.heap import settle
 from pipeline.edge.secret import key_of
 from pipeline.settings import Settings
 from schemas.topics import MODELS, PROFILES
@@ -37,6 +38,7 @@ BACKLOG: Final = 1_024
 REQUESTS_MAX: Final = 1_024
 DRAIN_S: Final = 15.0
 WAREHOUSE_TIMEOUT_S: Final = 10.0
+LOOK_S: Final = 0.2
 FLUSH_MS: Final = 20
 """Nobody waits for a decision's record, and each block costs every stage after us as much as hundreds of events."""
 SWITCH_S: Final = 0.0005
@@ -76,7 +78,8 @@ async def serve(settings: Settings) -> int:
     writer.start()
     follower.start()
     serving = loop.create_task(server.serve())
-    waiting = [loop.create_task(event.wait()) for event in (stopping, broken)]
+    waiting: list[asyncio.Task[object]] = [loop.create_task(event.wait()) for event in (stopping, broken)]
+    waiting.append(loop.create_task(_settle_when_loaded(memory, stopping)))
     log.info("delivery on http://%s:%s", settings.host, settings.delivery_port)
     await asyncio.wait({serving, *waiting}, return_when=asyncio.FIRST_COMPLETED)
     delivery.is_stopping = True
@@ -88,6 +91,14 @@ async def serve(settings: Settings) -> int:
     await asyncio.gather(*(loop.run_in_executor(None, stop) for stop in (follower.stop, warehouse.close)))
     log.info("delivery stopped")
     return 0 if landed and stopping.is_set() else 1
+
+
+async def _settle_when_loaded(memory: Memory, stopping: asyncio.Event) -> None:
+    """Take what was loaded out of the garbage collector's walk, then wait for the end like everybody."""
+    while not memory.is_loaded:
+        await asyncio.sleep(LOOK_S)
+    settle()
+    await stopping.wait()
 
 
 def _watch(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event, broken: asyncio.Event) -> None:
