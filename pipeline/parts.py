@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pipeline.settings import Settings
 from pipeline.supervisor import Part
 
+BEHIND = 5
+"""Niceness of what nobody waits for: on one machine, collector and delivery answer first and the stages catch up."""
+
 STAGES: tuple[str, ...] = ("clean", "sessionise", "profile", "learn", "aggregate")
 
 
@@ -58,7 +61,7 @@ def stores(settings: Settings) -> list[Part]:
     if not settings.kafka_bootstrap_servers:
         parts.append(Part("broker", ["broker"], _broker_ready(settings), stop_order=3))
     if not settings.clickhouse_url:
-        parts.append(Part("warehouse", ["warehouse"], _listens(settings.clickhouse_port), stop_order=2))
+        parts.append(Part("warehouse", ["warehouse"], _listens(settings.clickhouse_port), 2, BEHIND))
     return parts
 
 
@@ -87,8 +90,7 @@ def services(settings: Settings) -> list[Part]:
     """Return our own parts, in the order of the flow."""
     local = "http://127.0.0.1:{}/{}"
     stages = [
-        Part(stage, ["worker", stage], _has_state(metrics_port(settings, stage), stage), stop_order=1)
-        for stage in STAGES
+        Part(stage, ["worker", stage], _has_state(metrics_port(settings, stage), stage), 1, BEHIND) for stage in STAGES
     ]
     return [
         Part("collector", ["collector"], _answers(local.format(settings.collector_port, "readyz"))),

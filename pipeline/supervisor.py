@@ -5,6 +5,7 @@ nothing behind. Their logs go to files in data_dir/logs.
 """
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -32,12 +33,13 @@ class PartFailed(HeraldError):
 
 @dataclass
 class Part:
-    """One process. is_ready answers without raising; stop_order: lower ones stop first."""
+    """One process. is_ready answers without raising; stop_order: lower ones stop first; niceness: as `nice` has it."""
 
     name: str
     arguments: list[str]
     is_ready: Callable[[], bool]
     stop_order: int = 0
+    niceness: int = 0
     process: subprocess.Popen[bytes] | None = None
     started_s: float = 0.0
     backoff_s: float = BACKOFF_FIRST_S
@@ -87,6 +89,8 @@ class Supervisor:
                 env=self.settings.as_environment() | MEMORY,
                 start_new_session=True,  # Ctrl-C reaches us alone; we stop the parts in our own order
             )
+        if part.niceness:
+            os.setpriority(os.PRIO_PROCESS, part.process.pid, part.niceness)
         part.started_s = time.monotonic()
 
     def _watch(self) -> None:
