@@ -92,9 +92,10 @@ def up(settings: Settings) -> int:
 @click.option(
     "--exit", "exit_after", is_flag=True, help="End after the summary; exit code 0 only when the books balance."
 )
+@click.option("--rows", "rows_max", type=int, hidden=True, help="Only so many rows of each file.")
 @data_option
 @_with_settings
-def demo(settings: Settings, exit_after: bool) -> int:
+def demo(settings: Settings, exit_after: bool, rows_max: int | None) -> int:
     """Start everything, replay a real clickstream and real ad decisions, show what came of it.
 
     \b
@@ -102,7 +103,7 @@ def demo(settings: Settings, exit_after: bool) -> int:
     """
     from pipeline.demo.service import run
 
-    return run(settings, out, exit_after)
+    return run(settings, out, exit_after, rows_max)
 
 
 @main.command()

@@ -43,6 +43,7 @@ NO_STORE = ("cache-control", "no-store")
 RETRY_AFTER_MAX_S = 5
 OVERDUE_MS = 3_000  # an answer owed for so long means that the broker is away
 HEADER_CHARS_MAX = 2_048
+KEPT_PER_S = 10  # refused requests that go into the log, a second; every one is counted
 
 _encode = msgspec.json.Encoder().encode
 
@@ -90,6 +91,7 @@ class Collector:
         self._writer = writer
         self._mask_key = mask_key
         self.is_stopping = False
+        self._kept_second, self._kept = 0, 0
         self._complained_s = 0.0
         self._origins = Origins(settings.allowed_origins)
         try:
@@ -179,8 +181,22 @@ class Collector:
     # --- events -------------------------------------------------------------------------------------------------------
 
     async def _segment(self, scope: Any, protocol: Any, route: Route) -> Answer:
-        body = await self._body(scope, protocol)
-        return await self._take(segment.read(self._request(scope, route, body), self._rules), JSON, None)
+        request = self._request(scope, route, await self._body(scope, protocol))
+        try:
+            intake = segment.read(request, self._rules)
+        except Refusal as refusal:
+            self._keep(segment.keep_refused(request, self._rules, refusal))
+            raise
+        return await self._take(intake, JSON, None)
+
+    def _keep(self, refused: Intake | None) -> None:
+        """Log a refused request, not waited for: a few a second are enough to see what is wrong."""
+        second = int(monotonic_s())
+        if second != self._kept_second:
+            self._kept_second, self._kept = second, 0
+        if refused is not None and self._kept < KEPT_PER_S:
+            self._kept += 1
+            self._add(refused)
 
     async def _snowplow_post(self, scope: Any, protocol: Any, route: Route) -> Answer:
         body = await self._body(scope, protocol)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from pipeline.collector.body import NotFinite, decode, encode_mended, has_damage, mend, strip_bom
 from pipeline.collector.identity import WriteKeys
-from pipeline.collector.items import refuse, without_identity
+from pipeline.collector.items import REFUSED_BYTES_MAX, refuse, without_identity
 from pipeline.collector.request import Intake, Item, Refusal, Request, Rules
 from pipeline.core.event_time import time_ms
 from pipeline.core.ids import usable_id
@@ -70,6 +70,24 @@ def read(request: Request, rules: Rules) -> Intake:
     if not request.no_consent and b'"consent"' in body:
         anonymous = _context(request, site, envelope, no_consent=True)
     return _read_items(raws, broken, request, rules, (context, anonymous))
+
+
+KEPT_REFUSALS = {
+    "bad_json": DropReason.BAD_JSON, "too_complex": DropReason.TOO_COMPLEX, "too_many": DropReason.TOO_LARGE,
+}  # fmt: skip
+
+
+def keep_refused(request: Request, rules: Rules, refusal: Refusal) -> Intake | None:
+    """Return a refused request as one refused event, its body masked and cut short, so that it can be looked at.
+
+    None where the reason is not the body's, or where no known key in the headers says whose it is.
+    """
+    reason, key = KEPT_REFUSALS.get(refusal.code), _header_key(request)
+    site = rules.keys.site(key) if reason is not None and key else ""
+    if reason is None or not site:
+        return None
+    context = _context(request, site, _Envelope(), no_consent=request.no_consent)
+    return Intake([refuse(context, reason, mask(request.body[:REFUSED_BYTES_MAX], rules.mask_key))])
 
 
 def _split(body: bytes, is_batch: bool, mask_key: bytes) -> tuple[list[bytes], _Envelope, frozenset[int]]:

@@ -32,8 +32,8 @@ DRAIN_S = 120.0
 MARK = ".herald-demo"
 
 
-def run(settings: Settings, console: Console, exit_after: bool) -> int:
-    """Run the demo; exit code 0 only where the books balance."""
+def run(settings: Settings, console: Console, exit_after: bool, rows_max: int | None = None) -> int:
+    """Run the demo; exit code 0 only where the books balance. rows_max: of each file, None for all."""
     up.check_ports(settings)  # first: the folder that is emptied may be that of a demo that runs
     up.make_folder(settings)
     settings = settings.model_copy(update={"data_dir": _fresh(settings.data_dir / "demo")})
@@ -44,7 +44,7 @@ def run(settings: Settings, console: Console, exit_after: bool) -> int:
         return up.INTERRUPTED
     try:
         console.print(f"started in {time.monotonic() - started_s:.0f} s", highlight=False)
-        result = asyncio.run(_unless(stop, _replay(settings, console, stop)))
+        result = asyncio.run(_unless(stop, _replay(settings, console, stop, rows_max)))
         if result is None:
             return up.INTERRUPTED
         show(result, up.addresses(settings), console)
@@ -79,10 +79,10 @@ async def _unless(stop: threading.Event, replay: Coroutine[None, None, Result]) 
     return task.result()
 
 
-async def _replay(settings: Settings, console: Console, stop: threading.Event) -> Result:
+async def _replay(settings: Settings, console: Console, stop: threading.Event, rows_max: int | None) -> Result:
     collector = f"http://127.0.0.1:{settings.collector_port}"
     delivery = f"http://127.0.0.1:{settings.delivery_port}"
-    clicks, ads = await asyncio.to_thread(_load)
+    clicks, ads = await asyncio.to_thread(_load, rows_max)
     began_s = time.monotonic()
     columns = (
         SpinnerColumn(),
@@ -110,10 +110,10 @@ async def _replay(settings: Settings, console: Console, stop: threading.Event) -
     return Result(sent, earned, latencies, status, counts, time.monotonic() - began_s)
 
 
-def _load() -> tuple[list[Recorded], list[AdRow]]:
+def _load(rows_max: int | None) -> tuple[list[Recorded], list[AdRow]]:
     folder = files("pipeline") / "data" / "demo"
     with as_file(folder / CLICKSTREAM) as clickstream, as_file(folder / AD_LOG) as ad_log:
-        return list(read(clickstream)), read_log(ad_log)
+        return list(read(clickstream))[:rows_max], read_log(ad_log)[:rows_max]
 
 
 async def _both(sender: Sender, clicks: list[Recorded], ads: AdReplay) -> tuple[Sent, Earned]:

@@ -31,6 +31,11 @@ class Result:
         return replayed + self.latencies.sent + earned.decisions + 2 * earned.rows + earned.clicks
 
     @property
+    def accepted(self) -> int:
+        """Of them, those that were answered with 200 (a demo request is repeated until it is, or the demo fails)."""
+        return self.events_given - (self.sent.events - self.sent.accepted)
+
+    @property
     def agrees(self) -> bool:
         """True where the log has what was sent, the warehouse what the books say, and sessions hold every event."""
         books, counts = total(self.status.books), self.counts
@@ -55,6 +60,7 @@ def show(result: Result, addresses: list[tuple[str, str]], console: Console) -> 
             f"{result.events_given:,}",
             f"{sent.repeated:,} of them twice, as clients do; {sent.retries} retries",
         ),
+        ("accepted", f"{result.accepted:,}", "answered with 200"),
         ("received", f"{books.received:,}", "in the log, after the broker's word"),
         ("stored", f"{books.stored:,}", "rows in the warehouse, each once"),
         ("refused", f"{books.refused:,}", _reasons(result.status.refused_by_reason)),
@@ -107,7 +113,9 @@ def _show_latencies(result: Result, console: Console) -> None:
     console.print()
     for what, values in lines:
         figures = f"p50 {quantile(values, 0.5):7.1f} ms   p99 {quantile(values, 0.99):7.1f} ms   n {len(values):,}"
-        console.print(f"{what:<40}{figures}", highlight=False)
+        console.print(f"{what:<40}{figures}", highlight=False, soft_wrap=True)
+    if seen.not_seen:
+        console.print(f"{seen.not_seen} probes were not seen in time", style="red", highlight=False)
     rate = result.events_given / result.seconds
     console.print(
         f"\n{result.seconds:.0f} s for everything, {rate:,.0f} events/s beside the decisions", highlight=False

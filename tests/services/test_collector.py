@@ -198,6 +198,26 @@ def test_a_bad_request_gets_its_answer_and_stores_nothing(collector: RunningColl
     assert len(log.read()) == before
 
 
+def test_a_request_that_cannot_be_read_is_kept_cut_and_masked_where_its_key_is_known(
+    collector: RunningCollector, log: Log
+) -> None:
+    """400, and one refused event in the log under the key's site: what was wrong can be looked at."""
+    before = len(log.read())
+    body = b'{"batch": [{"userId": "ann@example.org", ' + b"x" * 5_000
+    key = {"Authorization": "Basic " + base64.b64encode(b"demo:").decode()}
+    assert collector.http.post("/v1/batch", content=body, headers=key).status_code == 400
+    end = time.monotonic() + 10
+    while len(found := log.read()) == before:
+        assert time.monotonic() < end, "nothing was kept"
+        time.sleep(0.05)
+    (stored,) = found[before:]
+    assert stored.event.refused == "bad_json"
+    assert stored.context.site == "shop"
+    assert len(stored.event.raw) <= 4_096
+    assert b"ann@example.org" not in stored.event.raw
+    assert b"batch" in stored.event.raw
+
+
 KEPT_INPUT: dict[str, tuple[bytes, dict[str, str]]] = {
     "a UTF-8 mark": (b"\xef\xbb\xbf%s", {}),
     "a content type that is none": (b"%s", {"Content-Type": "text/plain"}),
