@@ -86,14 +86,12 @@ class AggregateRunner:
             known = self.applied.get((topic.name, origin.partition))
             if known is None:
                 return  # taken from us: unacknowledged, the next owner reads it
-            if origin.offset <= known:
-                await acks.ack(event)
-                return
+            # A repeat goes along, too: acknowledged before those in front of it, it could move the commit past them.
             chunk = self.chunk
             chunk.waiting.append((topic, acks, arrival))
             chunk.rows += arrival.rows
             chunk.bytes += len(arrival.value)
-            self.applied[topic.name, origin.partition] = origin.offset
+            self.applied[topic.name, origin.partition] = max(known, origin.offset)
             if chunk.rows >= self.settings.insert_rows_max or chunk.bytes >= WAITING_BYTES_MAX:
                 await self._store()
         except Exception as error:  # noqa: BLE001 - everything unexpected ends the process, uncommitted

@@ -10,13 +10,14 @@ from typing import Any
 import faust
 from mode.supervisors import CrashingSupervisor
 
-from pipeline.edge.kafka import RECORD_BYTES_MAX, faust_broker
+from pipeline.edge.kafka import faust_broker
 from pipeline.errors import HeraldError
 from pipeline.settings import Settings
 from schemas.topics import Topic
 
 log = logging.getLogger(__name__)
 
+READ_AHEAD_BYTES = 1_048_576
 EXIT_FAULT = 70  # EX_SOFTWARE
 
 
@@ -55,8 +56,7 @@ def make_app(stage: str, settings: Settings, buffered_blocks: int = 32) -> faust
         broker_heartbeat_interval=min(3.0, settings.restart_session_ms / 3000),
         broker_rebalance_timeout=60.0,
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=RECORD_BYTES_MAX
-        // 2,  # of each partition, and as much is read ahead; a larger block still comes
+        consumer_max_fetch_size=READ_AHEAD_BYTES,  # of each partition; a larger block still comes, alone
         consumer_group_instance_id=f"{settings.topic(stage)}-{settings.instance}" if settings.instance else None,
         table_standby_replicas=1,  # no tables, but it keeps Faust's sticky assignor
         topic_disable_leader=True,

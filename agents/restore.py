@@ -57,7 +57,10 @@ async def _read_up_to(
     reader: aiokafka.AIOKafkaConsumer, tp: aiokafka.TopicPartition, restored: Restored, fence: int
 ) -> None:
     reader.assign([tp])
-    start = max(restored.next_offset, (await reader.beginning_offsets([tp]))[tp])
+    first = (await reader.beginning_offsets([tp]))[tp]
+    if 0 < restored.next_offset < first:  # trimmed past what we know: the deletions in between are gone from the log
+        restored.view, restored.next_offset = StateView(), 0
+    start = max(restored.next_offset, first)
     if restored.next_offset == 0 and fence > start:
         start = max(start, await _begin_of_last(reader, tp, start, fence))
     reader.seek(tp, start)

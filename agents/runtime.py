@@ -31,7 +31,7 @@ from pipeline.core.state import StateView, StateWriter
 from pipeline.edge import metrics
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.edge.heap import settle
-from pipeline.edge.kafka import RECORD_BYTES_MAX, async_producer
+from pipeline.edge.kafka import async_producer
 from pipeline.errors import Gap, StateError
 from pipeline.settings import Settings
 from schemas import block as codec
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 WAITING_BLOCKS_MAX = 64
 ROUND_BYTES_MAX = 1_048_576
 GATHER_S = 0.002  # the blocks of one fetch come one by one: let them all come before a round begins
-STATE_RECORD_BYTES_MAX = RECORD_BYTES_MAX // 2
+STATE_RECORD_BYTES_MAX = 1_048_576
 QUIESCE_S = 30.0
 
 MakeFold = Callable[[StateView], Fold]
@@ -147,13 +147,17 @@ class StageRunner:
         try:
             while not self._waiting.empty():
                 self._waiting.get_nowait()
-            for partition in self.owned:
+            for partition, owned in self.owned.items():
                 self._watch.forget(partition)
+                if owned.writer.interrupted:  # records of ours may be void: what we know may not be what the log says
+                    self.known.pop(partition, None)
             self.owned.clear()
         finally:
             self._in_round.release()
 
     async def _stopping(self, *_: Any, **__: Any) -> None:
+        """End the round in hand, then the producer; the lock is kept, so that no further round begins."""
+        await asyncio.wait_for(self._in_round.acquire(), QUIESCE_S)
         if self._producer is not None:
             await self._producer.stop()
 

@@ -35,8 +35,12 @@ class Settings(BaseSettings):
     kafka_port: Port = Field(9092, description="port of the embedded Kafka")
     kafka_controller_port: Port = Field(9093, description="controller port of the embedded Kafka")
     kafka_heap_mb: Positive = Field(512, description="heap of the embedded Kafka, MB")
-    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field("PLAINTEXT")
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field("SCRAM-SHA-512")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how to talk to the given Kafka: in clear, over TLS, with a password or both"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="how the password is proved"
+    )
     kafka_sasl_username: str = Field("", description="SASL user name")
     kafka_sasl_password: SecretStr = Field(SecretStr(""), description="SASL password")
     kafka_ssl_ca_file: str = Field("", description="CA certificates (PEM); empty = the system's")
@@ -77,7 +81,9 @@ class Settings(BaseSettings):
     event_bytes_max: Positive = Field(32_768, description="one event, bytes")
     batch_events_max: Positive = Field(1_000, description="events in one request")
     flush_ms: Positive = Field(10, description="a block leaves when it is this old and the last one is acknowledged")
-    block_bytes_max: Positive = Field(524_288, description="a block leaves when it holds this much")
+    block_bytes_max: Annotated[int, Field(gt=0, le=1_048_576)] = Field(
+        262_144, description="a block leaves when it holds this much"
+    )
     block_events_max: Positive = Field(2_000, description="a block leaves when it holds this many events")
     buffer_bytes_max: Positive = Field(67_108_864, description="unacknowledged bytes held before 503")
     ack_timeout_ms: Positive = Field(10_000, description="a request waits this long for the broker before 503")
@@ -136,7 +142,7 @@ class Settings(BaseSettings):
 
     audit_every_ms: Positive = Field(30_000, description="the books are looked at this often")
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
 
     @field_validator("write_keys", "policy_placements", mode="before")
     @classmethod

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -54,15 +54,17 @@ def read(settings: Settings, ask_parts: bool = True) -> Status:
     except KafkaError as error:
         raise Retryable(f"Kafka at {settings.bootstrap_servers}: {error}") from error
     try:
-        with Warehouse.from_url(settings.warehouse_url) as warehouse:
-            ledger = _ledger(warehouse)
-            stored = _stored(warehouse, ledger)
         before = _ends(reader, settings, COLLECTED.name)
         states = {stage: _last_states(reader, settings, topic.name) for stage, topic in STATES.items()}
+        with Warehouse.from_url(settings.warehouse_url) as warehouse:
+            ledger = _ledger(warehouse)
+            # A stage that was killed between its outputs and its state has the warehouse ahead of it for a moment.
+            bounds = {p: min(o, _version(states["clean"].get(p))) for p, o in ledger.items()}
+            stored = _stored(warehouse, bounds)
         ends = _ends(reader, settings, COLLECTED.name)
         totals = {p: _totals(record) for p, record in states["clean"].items()}
         books = [
-            _partition_books(reader, settings, p, ledger.get(p, -1), stored.get(p, 0), states["clean"].get(p), ends[p])
+            _partition_books(reader, settings, p, bounds.get(p, -1), stored.get(p, 0), states["clean"].get(p), ends[p])
             for p in range(settings.partitions)
         ]
     except KafkaError as error:
@@ -83,10 +85,10 @@ def _ledger(warehouse: Warehouse) -> dict[int, int]:
     return {int(str(p)): int(str(o)) for p, o in found}
 
 
-def _stored(warehouse: Warehouse, ledger: dict[int, int]) -> dict[int, int]:
-    """Count different rows up to the ledger's last block: rows of a chunk in the making do not count yet."""
+def _stored(warehouse: Warehouse, bounds: dict[int, int]) -> dict[int, int]:
+    """Count different rows up to a block of each partition: rows of a chunk in the making do not count yet."""
     stored = {}
-    for partition, offset in ledger.items():
+    for partition, offset in bounds.items():
         sql = "SELECT count() FROM events FINAL WHERE p = %(p)s AND o <= %(o)s"
         stored[partition] = int(str(warehouse.execute(sql, {"p": partition, "o": offset})[0][0]))
     return stored
@@ -98,7 +100,7 @@ def _ends(reader: Any, settings: Settings, topic: str) -> dict[int, int]:
 
 
 def _last_states(reader: Any, settings: Settings, topic: str) -> dict[int, StateRecord]:
-    """Return each partition's newest change record (fences and parts stand between them)."""
+    """Return each partition's newest change record (fences, parts and what a fenced owner wrote stand between)."""
     found: dict[int, StateRecord] = {}
     for partition, end in _ends(reader, settings, topic).items():
         tp = TopicPartition(settings.topic(topic), partition)
@@ -107,7 +109,8 @@ def _last_states(reader: Any, settings: Settings, topic: str) -> dict[int, State
             start = max(0, end - back)
             for record in _records(reader, tp, start, end):
                 state = codec.decode(record.value, StateRecord)
-                if state.kind == "change" and not state.more:
+                newest = found[partition].epoch if partition in found else -1
+                if state.kind == "change" and not state.more and state.epoch >= newest:
                     found[partition] = state
             if start == 0:
                 break
@@ -115,20 +118,18 @@ def _last_states(reader: Any, settings: Settings, topic: str) -> dict[int, State
     return found
 
 
-def _records(reader: Any, tp: TopicPartition, start: int, end: int) -> list[Any]:
-    """Return the records of [start, end). Raises Retryable where the broker stops answering."""
+def _records(reader: Any, tp: TopicPartition, start: int, end: int) -> Iterator[Any]:
+    """Yield the records of [start, end), a few at a time. Raises Retryable where the broker stops answering."""
     reader.assign([tp])
     start = max(start, reader.beginning_offsets([tp])[tp])
     reader.seek(tp, start)
-    found: list[Any] = []
     misses = 0
     while reader.position(tp) < end:
         batch = reader.poll(timeout_ms=1_000).get(tp, [])
         misses = 0 if batch else misses + 1
         if misses > 10:
             raise Retryable(f"{tp.topic}[{tp.partition}]: no record from {reader.position(tp)}, expected up to {end}")
-        found.extend(record for record in batch if record.offset < end)
-    return found
+        yield from (record for record in batch if record.offset < end)
 
 
 def _version(record: StateRecord | None) -> int:

@@ -112,7 +112,11 @@ class Supervisor:
                 "%s ended with %s after %.0f s; starting again in %.1f s", part.name, code, ran_s, part.backoff_s
             )
         elif part.process is None and now >= part.again_s and not self._stopping.is_set():
-            self._spawn(part)
+            try:
+                self._spawn(part)
+            except OSError as error:  # no memory or no process to be had: the others must still be watched
+                part.again_s = now + BACKOFF_MAX_S
+                log.error("%s could not be started: %s", part.name, error)
 
     def pid(self, name: str) -> int | None:
         """Return a part's process id, or None while it is down."""

@@ -50,6 +50,11 @@ class _Partition(Generic[T]):
         self.sent_ms = now_ms
 
 
+def _context_bytes(context: Context) -> int:
+    """What a request's own part takes in a block: headers can be larger than the event that came with them."""
+    return 3 * (len(context.user_agent) + len(context.referrer))
+
+
 class Gather(Generic[T]):
     """Events on their way into blocks. Every method is told the time (ms, any origin that does not go back)."""
 
@@ -67,12 +72,14 @@ class Gather(Generic[T]):
         """
         queue = self._partitions[partition].queue
         size = len(raw) + EVENT_OVERHEAD_BYTES
+        with_context = size + _context_bytes(context)
         block = queue[-1] if queue else None
-        if block is None or self._is_full(block) or block.block_bytes + size > self.rules.block_bytes_max:
+        if block is None or self._is_full(block) or block.block_bytes + with_context > self.rules.block_bytes_max:
             block = PendingBlock(now_ms)
             queue.append(block)
         if not block.contexts or block.contexts[-1] is not context:
             block.contexts.append(context)
+            size = with_context
         block.events.append(Collected(len(block.contexts) - 1, event_id, visitor, raw, refused))
         block.block_bytes += size
         self.held_bytes += size

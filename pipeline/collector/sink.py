@@ -1,7 +1,6 @@
 """The Kafka end of a `BlockWriter`: one producer, made and remade in a thread of its own so that nothing ever blocks
 the event loop, whatever the broker does."""
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -80,7 +79,7 @@ class KafkaSink:
             self._wanted.wait()
             self._wanted.clear()
             self._close_old()
-            if not self._stopping.is_set():
+            if not self._stopping.is_set() and self._producer is None:
                 self._producer = self._connect()
                 if self._producer is None:
                     self._wanted.set()
@@ -110,5 +109,7 @@ class KafkaSink:
 
 def _close(producer: Any) -> None:
     if producer is not None:
-        with contextlib.suppress(KafkaError):
+        try:
             producer.close(timeout=0)
+        except KafkaError:  # a batch was still open: close() then gives up before it has ended the sender's thread
+            producer._sender.force_close()

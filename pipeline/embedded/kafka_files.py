@@ -48,8 +48,8 @@ def _escaped(value: str) -> str:
 
 _TOPICS = {
     "auto.create.topics.enable": "false",  # a misspelt topic is an error, not a new topic with other settings
-    "message.max.bytes": str(2 * 1024 * 1024),
-    "replica.fetch.max.bytes": str(2 * 1024 * 1024),
+    "message.max.bytes": str(8 * 1024 * 1024),
+    "replica.fetch.max.bytes": str(8 * 1024 * 1024),
     "default.replication.factor": "1",
     "min.insync.replicas": "1",
     "offsets.topic.replication.factor": "1",

@@ -23,6 +23,7 @@ import msgspec
 from pipeline.core.clean import time_ms
 from pipeline.core.url import read_url
 from schemas.block import partition_of
+from tests.bench import stages_per_event
 from tests.bench.stand import Stand, broker, client
 from tests.bench.workload import BLOCK_EVENTS, PARTITIONS, messages
 
@@ -48,10 +49,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Compared:
-    """Faust with an event a record, and with a block a record; the same functions."""
+    """Faust with an event a record and with a block a record, the same small job; and our three stages' own job."""
 
     record: Shape
     block: Shape
+    stages: Shape
 
     @property
     def ratio(self) -> float:
@@ -64,11 +66,14 @@ def run(events_alone: int, events_in_blocks: int) -> Compared:
     with broker() as stand:
         _fill_alone(stand, events_alone)
         _fill_blocks(stand, events_in_blocks)
-        return Compared(_measure(stand, "record", events_alone), _measure(stand, "block", events_in_blocks))
+        record = _measure(stand, "record", events_alone)
+        block = _measure(stand, "block", events_in_blocks)
+        return Compared(record, block, _measure(stand, "stages", events_alone))
 
 
 def _fill_alone(stand: Stand, events: int) -> None:
-    _create(stand, "bench-record")
+    for topic in ("bench-record", "bench-stage-events", "bench-stage-sessions"):
+        _create(stand, topic)
     producer = client(stand.settings)
     for message in messages(events):
         visitor = message["anonymousId"]
@@ -152,6 +157,13 @@ class Reading:
             self._began = (self.taken, time.monotonic(), time.process_time())
         return self.taken >= self._events
 
+    def count_as(self, events: int) -> None:
+        """Say how many events it was in truth, where each was counted at several places."""
+        assert self._began is not None
+        share = events / self.taken
+        self._began = (round(self._began[0] * share), *self._began[1:])
+        self.taken = events
+
     def report(self, visitors: int, sessions: int) -> str:
         """Return a Shape as JSON."""
         assert self._began is not None
@@ -231,13 +243,39 @@ def _block_app(address: str, events: int, folder: Path) -> Any:
     return app
 
 
+def _stages_app(address: str, events: int, folder: Path) -> Any:
+    """The job of clean, sessionise and profile, one event a record."""
+    from pipeline.core.sessions import Session
+    from pipeline.edge.clock import now_ms
+    from schemas.session import VisitorSessions
+
+    app = _app("stages", address, folder)
+    reading = Reading(2 * events)  # an event is done when both sessionise and profile have seen it
+
+    def done() -> None:
+        if reading.add(1):
+            held: list[list[Session]] = [
+                msgspec.msgpack.decode(raw, type=VisitorSessions).sessions for _, raw in table.items()
+            ]
+            reading.count_as(events)
+            print(REPORT + reading.report(len(held), sum(len(one) for one in held)), flush=True)
+            os._exit(0)
+
+    source = app.topic("bench-record", key_type=bytes, value_type=bytes, value_serializer="raw")
+    table = stages_per_event.wire(app, source, now_ms(), done)
+    return app
+
+
+APPS = {"record": _record_app, "block": _block_app, "stages": _stages_app}
+
+
 def main(shape: str, address: str, events: int, folder: Path) -> None:
     """Run the measured process."""
     from agents.app import run_worker
     from pipeline.settings import load
 
     folder.mkdir(parents=True, exist_ok=True)
-    app = (_record_app if shape == "record" else _block_app)(address, events, folder)
+    app = APPS[shape](address, events, folder)
     sys.exit(run_worker(app, load(log_level="WARNING")))
 
 

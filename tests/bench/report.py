@@ -54,8 +54,13 @@ def ratios(found: Found) -> list[tuple[str, float]]:
     staged = sum(kafka.cpu_us[stage] for stage in STAGES) if kafka else 0.0
     if record and kafka:
         lines.append(
-            ("Faust with an event a record / all of clean, sessionise, profile: CPU", record.record.cpu_us / staged)
+            ("our stages' job on Faust with an event a record / on our stages: CPU", record.stages.cpu_us / staged)
         )
+        rate = kafka.events_per_s / record.stages.events_per_s
+        lines.append(("the same in events/s, the other way round (aim: 15)", rate))
+    if record and whole:
+        rate = whole.events_per_s / record.stages.events_per_s
+        lines.append(("the whole, HTTP to row / our stages' job with an event a record: events/s", rate))
     if floor and kafka:
         lines.append(("clean, sessionise, profile through Kafka / in a bare loop: CPU", staged / _staged(floor)))
     if floor and whole:
@@ -151,7 +156,11 @@ def _kafka(kafka: ThroughKafka, console: Console) -> None:
 
 def _record(record: Compared, console: Console) -> None:
     table = _table("shape", "CPU us/event", "events/s", "events", "visitors", "sessions")
-    for name, one in (("an event a record, Tables", record.record), ("500 events a record, dicts", record.block)):
+    for name, one in (
+        ("small job, an event a record, Tables", record.record),
+        ("small job, 500 events a record, dicts", record.block),
+        ("our stages' job, an event a record, Tables", record.stages),
+    ):
         numbers = (f"{one.events:,}", f"{one.visitors:,}", f"{one.sessions:,}")
         table.add_row(name, f"{one.cpu_us:.1f}", f"{one.events_per_s:,.0f}", *numbers)
     _print("c", table, console)

@@ -73,6 +73,7 @@ def test_the_stages_take_every_event_through_a_real_broker_and_both_shapes_agree
     compared = record_per_event.run(300, 300)
     assert compared.record.events == compared.block.events == 300
     assert (compared.record.visitors, compared.record.sessions) == (compared.block.visitors, compared.block.sessions)
+    assert (compared.stages.visitors, compared.stages.sessions) == (compared.block.visitors, compared.block.sessions)
 
 
 def test_the_report_shows_what_was_measured_and_nothing_else() -> None:

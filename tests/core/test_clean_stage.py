@@ -8,10 +8,13 @@ from clean_rig import HOUR_MS, NOW_MS, RULES, block, context, fold, origin, part
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.collector.gather import Gather, GatherRules
 from pipeline.core.clean_stage import Clean
 from pipeline.core.state import StateView
-from schemas.block import Totals, encode
-from schemas.event import Collected, DropReason, Event, Protocol
+from pipeline.edge.kafka import RECORD_BYTES_MAX
+from pipeline.settings import Settings
+from schemas.block import CollectedBlock, Origin, Totals, encode
+from schemas.event import Collected, Context, DropReason, Event, Protocol
 
 GOOD, BAD = b'{"type":"page"}', b"{"
 
@@ -202,3 +205,25 @@ def test_all_protocols_in_one_block() -> None:
     clean, refused = parts(fold().apply(origin(0), block(events, NOW_MS, *contexts)))
     assert refused is None
     assert [event.protocol for event in clean.events] == list(Protocol)
+
+
+def test_no_block_that_the_collector_can_make_grows_past_what_the_broker_takes() -> None:
+    """Addresses grow most: percent-encoded they are three times as long, and stand twice in an event and a session.
+
+    A record that the broker refuses would stop its stage for ever: it is made again after each restart.
+    """
+    defaults = Settings()
+    path = "界" * 2_000
+    raw = msgspec.json.encode({"type": "page", "messageId": "m", "properties": {"url": f"https://a.example/{path}"}})
+    gathered: Gather[object] = Gather(1, GatherRules(5, defaults.block_bytes_max, defaults.block_events_max, 1_000))
+    headers = "界" * 2_048
+    sender = Context(Protocol.SEGMENT, "batch", "demo", NOW_MS, NOW_MS, user_agent=headers, referrer=headers)
+    first = gathered.add(0, sender, "m0", "v0", raw, "", 0)
+    for number in range(1, 2_000):
+        if gathered.add(0, sender, f"m{number}", f"v{number}", raw, "", 0) is not first:
+            break
+    block = CollectedBlock(NOW_MS, "test", first.contexts, first.events)
+    assert len(encode(block)) <= RECORD_BYTES_MAX
+    (output,) = Clean(StateView(), RULES).apply(Origin(0, 0), block).outputs
+    assert output.rows == len(first.events) > 10
+    assert len(encode(output.block)) <= RECORD_BYTES_MAX
