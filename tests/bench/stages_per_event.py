@@ -15,10 +15,8 @@ from agents import clean as clean_agent
 from agents import profile as profile_agent
 from agents import sessionise as sessionise_agent
 from pipeline.core import sessions as rule
-from pipeline.core.clean import CleanRules, Drop, clean
-from pipeline.core.outcome import OutcomeRules
+from pipeline.core.clean import Drop, clean
 from pipeline.core.profile import learn
-from pipeline.core.profile_stage import ProfilesRules
 from pipeline.settings import load
 from schemas.event import Collected, Context, Event, Protocol
 from schemas.profile import Profile
@@ -33,52 +31,59 @@ _read_profile = msgspec.msgpack.Decoder(Profile).decode
 
 def wire(app: Any, source: Any, now_ms: int, done: Callable[[], None]) -> Any:
     """Register the three agents; return the table of sessions. done: called as sessionise or profile ends an event."""
-    settings = load()
-    cleaning = clean_agent.rules(settings)
-    grouping = sessionise_agent.rules(settings)
-    profiling = profile_agent.rules(settings)
-    assert isinstance(cleaning, CleanRules)
-    assert isinstance(profiling, ProfilesRules)
-    assert isinstance(profiling.outcome, OutcomeRules)
     events = app.topic("bench-stage-events", value_type=bytes, value_serializer="raw")
-    sessions_out = app.topic("bench-stage-sessions", value_type=bytes, value_serializer="raw")
-    seen = app.Table("bench-stage-seen", default=int)
     raw = faust.Schema(key_type=str, value_type=bytes, key_serializer="json", value_serializer="raw")
     kept_sessions = app.Table("bench-stage-kept-sessions", schema=raw)
-    kept_profiles = app.Table("bench-stage-kept-profiles", schema=raw)
+    app.agent(source)(_clean(app, events, now_ms))
+    app.agent(events)(_sessionise(app, kept_sessions, done))
+    app.agent(events)(_profile(app.Table("bench-stage-kept-profiles", schema=raw), done))
+    return kept_sessions
+
+
+def _clean(app: Any, events: Any, now_ms: int) -> Any:
+    rules = clean_agent.rules(load())
+    seen = app.Table("bench-stage-seen", default=int)
     context = Context(Protocol.SEGMENT, "batch", "demo", now_ms, now_ms, "192.0.2.0", "analytics-python/2.4.0")
 
     async def clean_each(stream: Any) -> None:
         async for incoming in stream.events():
             ids = _read_ids(incoming.value)
-            collected = Collected(0, ids["messageId"], ids["anonymousId"], incoming.value)
-            event = clean(collected, context, cleaning)
+            event = clean(Collected(0, ids["messageId"], ids["anonymousId"], incoming.value), context, rules)
             assert not isinstance(event, Drop), event
             if event.event_id not in seen:
                 seen[event.event_id] = 1
                 await events.send(value=_pack(event), partition=incoming.message.partition)
 
+    return clean_each
+
+
+def _sessionise(app: Any, kept: Any, done: Callable[[], None]) -> Any:
+    rules = sessionise_agent.rules(load())
+    sessions = app.topic("bench-stage-sessions", value_type=bytes, value_serializer="raw")
+
     async def sessionise_each(stream: Any) -> None:
         async for incoming in stream.events():
             event = _read_event(incoming.value)
-            found = kept_sessions.get(event.visitor)
+            found = kept.get(event.visitor)
             state = _read_sessions(found) if found else VisitorSessions([])
-            single = rule.session_of(event, event.event_time_ms, grouping)
-            held, _ = rule.insert(state.sessions, single, grouping)
-            kept_sessions[event.visitor] = _pack(state)
-            await sessions_out.send(value=_pack(held), partition=incoming.message.partition)
+            held, _ = rule.insert(state.sessions, rule.session_of(event, event.event_time_ms, rules), rules)
+            kept[event.visitor] = _pack(state)
+            await sessions.send(value=_pack(held), partition=incoming.message.partition)
             done()
+
+    return sessionise_each
+
+
+def _profile(kept: Any, done: Callable[[], None]) -> Any:
+    rules = profile_agent.rules(load()).profile
 
     async def profile_each(stream: Any) -> None:
         async for incoming in stream.events():
             event = _read_event(incoming.value)
-            found = kept_profiles.get(event.visitor)
+            found = kept.get(event.visitor)
             profile = _read_profile(found) if found else Profile()
-            learn(profile, event, profiling.profile)
-            kept_profiles[event.visitor] = _pack(profile)
+            learn(profile, event, rules)
+            kept[event.visitor] = _pack(profile)
             done()
 
-    app.agent(source)(clean_each)
-    app.agent(events)(sessionise_each)
-    app.agent(events)(profile_each)
-    return kept_sessions
+    return profile_each
