@@ -55,7 +55,7 @@ class AggregateRunner:
         self.settings = settings
         self.app = make_app(NAME, settings, BUFFERED_BLOCKS)
         self.writer = WarehouseWriter(Warehouse.from_url(settings.warehouse_url), settings)
-        self.applied: dict[tuple[str, int], int] = {}
+        self.owned: set[tuple[str, int]] = set()
         self.chunk = Chunk()
         self.generation = 0
         self._storing = asyncio.Lock()
@@ -79,19 +79,16 @@ class AggregateRunner:
         return receive
 
     async def _take(self, topic: Topic, acks: Any, event: EventT[Any]) -> None:
-        """Put a block into the chunk, unless it is stored already; wait while the chunk is full."""
+        """Put a block into the chunk; wait while the chunk is full. What is stored already the writer skips."""
         try:
             arrival = arrived(event, topic)
-            origin = arrival.origin
-            known = self.applied.get((topic.name, origin.partition))
-            if known is None:
+            if (topic.name, arrival.origin.partition) not in self.owned:
                 return  # taken from us: unacknowledged, the next owner reads it
             # A repeat goes along, too: acknowledged before those in front of it, it could move the commit past them.
             chunk = self.chunk
             chunk.waiting.append((topic, acks, arrival))
             chunk.rows += arrival.rows
             chunk.bytes += len(arrival.value)
-            self.applied[topic.name, origin.partition] = max(known, origin.offset)
             if chunk.rows >= self.settings.insert_rows_max or chunk.bytes >= WAITING_BYTES_MAX:
                 await self._store()
         except Exception as error:  # noqa: BLE001 - everything unexpected ends the process, uncommitted
@@ -135,12 +132,13 @@ class AggregateRunner:
     async def _assigned(self, sender: Any, *_: Any, **__: Any) -> None:
         try:
             names = {self.settings.topic(topic.name): topic.name for topic in READS}
-            self.applied, self.positions = {}, {}
+            self.owned, self.positions = set(), {}
             started = monotonic_s()
             for tp in self.app.consumer.assignment():
                 if tp.topic in names:
                     key = (names[tp.topic], tp.partition)
-                    self.applied[key] = await asyncio.to_thread(self.writer.assigned, *key)
+                    await asyncio.to_thread(self.writer.assigned, *key)
+                    self.owned.add(key)
             settle()
             metrics.RESTORE_SECONDS.labels(NAME).set(monotonic_s() - started)
         except Exception as error:  # noqa: BLE001
@@ -150,10 +148,10 @@ class AggregateRunner:
         self.generation += 1
         async with self._storing:
             self.chunk = Chunk()
-            for topic, partition in self.applied:
+            for topic, partition in sorted(self.owned):
                 self.writer.revoked(topic, partition)
                 self._watch.forget(partition)
-            self.applied = {}
+            self.owned = set()
 
 
 def run(settings: Settings) -> int:

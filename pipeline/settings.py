@@ -8,7 +8,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from pipeline.edge.secret import key_of
 from pipeline.errors import SettingsError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -265,15 +264,3 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(_shown(part) for part in value)
     return _PASSWORD.sub(r"\1:***@", as_text(value))
-
-
-def with_secrets(settings: Settings) -> Settings:
-    """Fill in the secrets that were left empty: made once and kept in data_dir, readable by the owner alone.
-
-    The same files as a part uses that is started alone. Raises SettingsError where they cannot be kept there.
-    """
-    found = {
-        name: SecretStr(key_of(getattr(settings, name), settings.data_dir, file).decode())
-        for name, file in (("mask_secret", "mask.key"), ("signing_secret", "signing.key"))
-    }
-    return settings.model_copy(update=found)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from pipeline.edge.secret import key_of
 from pipeline.errors import SettingsError
-from pipeline.settings import Settings, as_text, load, table, variable, with_secrets
+from pipeline.settings import Settings, as_text, load, table, variable
 
 OTHER = {
     "age_max_ms": "86400000",
@@ -184,20 +185,20 @@ def test_a_wrong_secret_is_not_shown_either(name: str) -> None:
 def test_the_table_has_every_setting_with_its_meaning() -> None:
     rows = table(Settings())
     assert [row[0] for row in rows] == [variable(name) for name in Settings.model_fields]
+    assert all(meaning for _, _, _, meaning in rows)
     assert all(current == default for name, current, default, _ in rows if name != "HERALD_DATA_DIR")
 
 
 def test_secrets_left_empty_are_made_once(tmp_path: Path) -> None:
-    made = with_secrets(Settings(data_dir=tmp_path))
-    assert len(made.mask_secret.get_secret_value()) == 64
-    assert made.mask_secret != made.signing_secret
-    assert with_secrets(Settings(data_dir=tmp_path)) == made
+    mask, signing = (key_of(SecretStr(""), tmp_path, name) for name in ("mask.key", "signing.key"))
+    assert len(mask) == 64
+    assert mask != signing
+    assert key_of(SecretStr(""), tmp_path, "mask.key") == mask
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "secrets").iterdir())
 
 
 def test_a_given_secret_is_kept(tmp_path: Path) -> None:
-    made = with_secrets(Settings(data_dir=tmp_path, mask_secret=SecretStr("mine")))
-    assert made.mask_secret.get_secret_value() == "mine"
+    assert key_of(SecretStr("mine"), tmp_path, "mask.key") == b"mine"
 
 
 words = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-", min_size=1, max_size=12)
