@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import faust
 from mode.supervisors import CrashingSupervisor
 
 from pipeline.edge.kafka import faust_broker
-from pipeline.errors import HeraldError
+from pipeline.errors import HeraldError, Retryable
 from pipeline.settings import Settings
 from schemas.topics import Topic
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 READ_AHEAD_BYTES = 1_048_576
 EXIT_FAULT = 70  # EX_SOFTWARE
+STOP_MAX_S = 15.0  # less than a supervisor waits before it kills
 
 
 def stop_now(reason: str, error: BaseException) -> None:
@@ -30,7 +32,18 @@ def stop_now(reason: str, error: BaseException) -> None:
 
 
 class StageApp(faust.App):
-    """Faust's app, but a crash ends the process at once: Faust waits a minute for threads that wait for it."""
+    """Faust's app, but it always ends: a crash at once, a stop soon.
+
+    Faust waits a minute for threads that wait for it, and without a broker for ever for its last commit.
+    """
+
+    async def stop(self) -> None:
+        """Called by Faust's worker for SIGTERM and SIGINT."""
+        late = Retryable(f"not stopped within {STOP_MAX_S:.0f} s (no broker?); what is uncommitted is done again")
+        timer = threading.Timer(STOP_MAX_S, stop_now, (f"{self.conf.id}", late))
+        timer.daemon = True
+        timer.start()
+        await super().stop()
 
     async def crash(self, reason: BaseException) -> None:
         """Called by Faust for what no handler caught."""

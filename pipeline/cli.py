@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline.settings import Settings
 P = ParamSpec("P")
 out = Console()
 err = Console(stderr=True)
+ORPHAN_S = 10.0  # for a supervised part whose supervisor was killed to end in order
 
 
 def _with_settings(command: Callable[..., int]) -> Callable[..., None]:
@@ -68,10 +70,12 @@ def main(supervised: bool) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of standard input: our parent holds the other side, and it is gone."""
+    """Wait for the end of standard input: our parent holds the other side, and it is gone, as is the broker it ran."""
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(ORPHAN_S)
+    os._exit(1)
 
 
 @main.command()

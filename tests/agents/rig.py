@@ -128,6 +128,10 @@ class Stages:
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
+        self.stop_feeding()
+
+    def stop_feeding(self) -> None:
+        """Close the sender; before a broker is killed, for it would leave sockets behind."""
         self._sender.close()
 
 
