@@ -72,3 +72,4 @@ class SessioniseFixed(Struct, array_like=True):
     opened: int = 0
     merged: int = 0
     closed: int = 0
+    leapt_ms: int = -(2**62)  # stream time when it last leapt by more than the gap at once

@@ -65,7 +65,8 @@ class Sessionise:
         # costs nothing here, and the entry finds its new place when it comes up. Every heap entry that is not in
         # `_scheduled` is void. A rebuilt index has no early entries but closes at the same events, in the same order.
         self._scheduled = {
-            visitor: rule.next_change_ms(state.sessions, rules) for visitor, state in self._entries.items()
+            visitor: rule.next_change_ms(state.sessions, self._totals.leapt_ms, rules)
+            for visitor, state in self._entries.items()
         }
         self._due = [(due_ms, visitor) for visitor, due_ms in self._scheduled.items()]
         heapify(self._due)
@@ -79,7 +80,9 @@ class Sessionise:
         self._visitors = {}
         self._counts = Counter()
         self._budget = self._rules.settle_max
+        before_ms = self._clock.now_ms
         self._clock.enter(block.block_time_ms, is_tick=not block.events)
+        self._note_leap(before_ms)
         self._settle_due("")
         self._take(block.events)
         rows: list[SessionRow] = []
@@ -102,11 +105,15 @@ class Sessionise:
         """The hot path: most events prolong their visitor's open session."""
         clock, due, visitors = self._clock, self._due, self._visitors
         split, extend, begins_anew = self._rules.split_on_campaign, rule.extend, rule.begins_anew
+        gap_ms = self._rules.gap_ms
         for event in events:
             time_ms = event.event_time_ms
             name = event.visitor
-            if time_ms > clock.now_ms:
+            before_ms = clock.now_ms
+            if time_ms > before_ms:
                 clock.now_ms = time_ms
+                if time_ms - before_ms > gap_ms:
+                    self._note_leap(before_ms)
             if due and due[0][0] < clock.now_ms:
                 self._settle_due(name)
             if not name:
@@ -124,6 +131,11 @@ class Sessionise:
                 self._open(name, visitor, event)
             else:
                 self._place(name, visitor, event)
+
+    def _note_leap(self, before_ms: int) -> None:
+        """Keep in mind where stream time has leapt to. In the index all is due earlier then, which it may be."""
+        if self._clock.now_ms - before_ms > self._rules.gap_ms and before_ms != NEVER:
+            self._totals.leapt_ms = self._clock.now_ms
 
     def _meet(self, name: str) -> _Visitor:
         visitor = self._visitors[name] = _Visitor(self._entries.get(name) or VisitorSessions([]))
@@ -202,7 +214,7 @@ class Sessionise:
             del scheduled[who]
             visitor = self._visitors.get(who) or self._meet(who)
             # An early entry costs no budget and no turn: an index just rebuilt has none, and must do the same.
-            if rule.next_change_ms(visitor.sessions, self._rules) == due_ms:
+            if rule.next_change_ms(visitor.sessions, self._totals.leapt_ms, self._rules) == due_ms:
                 self._budget -= 1
                 self._settle(visitor, now_ms)
             self._schedule(who, visitor.sessions)
@@ -213,21 +225,21 @@ class Sessionise:
             self._schedule(name, visitor.sessions)
 
     def _settle(self, visitor: _Visitor, now_ms: int) -> None:
-        rules = self._rules
+        rules, leapt_ms = self._rules, self._totals.leapt_ms
         forgets = False
         for session in visitor.sessions:
             if not session.closed and now_ms > rule.close_ms(session, rules):
                 self._close(visitor, session)
-            if session.closed and now_ms > rule.forget_ms(session, rules):
+            if session.closed and now_ms > rule.forget_ms(session, leapt_ms, rules):
                 visitor.forgotten.append(session)
                 forgets = True
         if forgets:
-            visitor.sessions[:] = [one for one in visitor.sessions if now_ms <= rule.forget_ms(one, rules)]
+            visitor.sessions[:] = [one for one in visitor.sessions if now_ms <= rule.forget_ms(one, leapt_ms, rules)]
 
     def _schedule(self, name: str, sessions: list[Session]) -> None:
         if not sessions:
             return
-        due_ms = rule.next_change_ms(sessions, self._rules)
+        due_ms = rule.next_change_ms(sessions, self._totals.leapt_ms, self._rules)
         if due_ms < self._scheduled.get(name, due_ms + 1):
             self._scheduled[name] = due_ms
             heappush(self._due, (due_ms, name))

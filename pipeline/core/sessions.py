@@ -5,9 +5,12 @@ adding it to its neighbours where they are no more than the gap apart. Addition 
 neither do sessions, as long as those that an event may belong to are still there:
 
     closed     stream time > end + gap
-    forgotten  closed, and stream time > end + 2 gap + retain and > touched + retain
+    forgotten  closed, and stream time > end + 2 gap + retain, > touched + retain and > leapt + retain
     late       event time < stream time - gap
     stray      event time < stream time - gap - retain
+
+`leapt` is the stream time to which it last went by more than the gap at once: one live event in a partition that
+replays last year. Who was in the middle of a session then has not been silent for a year, and goes on with it.
 
 An event that is not stray finds every session that it may belong to (one that ended up to a gap before it): for those
 the sessions are exactly the gap rule over the sorted events. A stray event joins what is still kept, or else begins a
@@ -174,14 +177,14 @@ def close_ms(session: Session, rules: SessionRules) -> int:
     return session.end_ms + rules.gap_ms
 
 
-def forget_ms(session: Session, rules: SessionRules) -> int:
-    """Return the stream time after which a closed session is forgotten."""
-    return max(session.end_ms + 2 * rules.gap_ms, session.touched_ms) + rules.retain_ms
+def forget_ms(session: Session, leapt_ms: int, rules: SessionRules) -> int:
+    """Return the stream time after which a closed session is forgotten. leapt_ms: when stream time last leapt."""
+    return max(session.end_ms + 2 * rules.gap_ms, session.touched_ms, leapt_ms) + rules.retain_ms
 
 
-def next_change_ms(sessions: Iterable[Session], rules: SessionRules) -> int:
+def next_change_ms(sessions: Iterable[Session], leapt_ms: int, rules: SessionRules) -> int:
     """Return the stream time after which the first of a visitor's sessions is to be closed or forgotten."""
-    return min(forget_ms(session, rules) if session.closed else close_ms(session, rules) for session in sessions)
+    return min(forget_ms(one, leapt_ms, rules) if one.closed else close_ms(one, rules) for one in sessions)
 
 
 def has_source(session: Session) -> bool:

@@ -29,7 +29,6 @@ AD_LOG = "open-bandit-random-men.csv.gz"
 KEY = "demo"
 REPEAT_SHARE = 0.05
 DRAIN_S = 120.0
-RETAIN_MS = 6 * 3_600_000
 MARK = ".herald-demo"
 
 
@@ -37,9 +36,7 @@ def run(settings: Settings, console: Console, exit_after: bool, rows_max: int | 
     """Run the demo; exit code 0 only where the books balance. rows_max: of each file, None for all."""
     up.check_ports(settings)  # first: the folder that is emptied may be that of a demo that runs
     up.make_folder(settings)
-    # The clickstream is up to three hours old beside decisions of now: its sessions must be kept for so long.
-    changes = {"data_dir": _fresh(settings.data_dir / "demo"), "session_retain_ms": RETAIN_MS}
-    settings = settings.model_copy(update=changes)
+    settings = settings.model_copy(update={"data_dir": _fresh(settings.data_dir / "demo")})
     stop = threading.Event()
     started_s = time.monotonic()
     supervisor = up.start_until_asked(settings, console, stop)

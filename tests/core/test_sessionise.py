@@ -33,6 +33,12 @@ def block_of(events: Iterable[Event], block_time_ms: int = 0) -> EventBlock:
     return EventBlock(block_time_ms, Totals(), [], list(events))
 
 
+def passing(first_ms: int, last_ms: int) -> list[Event]:
+    """Events of nobody that let time pass without a leap; first_ms: stream time before them, last_ms: after."""
+    steps = [*range(first_ms + GAP, last_ms, GAP), last_ms]
+    return [happen(time_ms, visitor="") for time_ms in steps]
+
+
 class World:
     """A fold with its state log and the reader of its output: what the warehouse would hold."""
 
@@ -205,7 +211,7 @@ def test_each_changed_session_is_told_once_a_block_in_its_last_state() -> None:
 
 
 def test_a_session_opened_closed_and_forgotten_in_one_block_is_told_closed() -> None:
-    world = World().events(happen(0), happen(10_000, visitor="bob"))
+    world = World().events(happen(0), *passing(0, 1_000), happen(1_000, visitor="bob"))
     assert world.sessions["ann", 0, ""].closed
     assert list(world.entries) == ["bob"]
 
@@ -262,9 +268,9 @@ def test_a_session_that_came_and_went_within_a_block_was_never_there() -> None:
 def test_a_late_event_finds_its_session_until_the_promise_ends() -> None:
     """gap + retain behind stream time, and a full gap behind the session's end: just still there."""
     last_ms = GAP + GAP + RETAIN
-    world = World().events(happen(0), happen(last_ms, visitor="bob"), happen(GAP))
+    world = World().events(happen(0), *passing(0, last_ms), happen(GAP))
     assert world.spans() == [(0, GAP, 2)]
-    world = World().events(happen(0), happen(last_ms + 1, visitor="bob"), happen(GAP))
+    world = World().events(happen(0), *passing(0, last_ms + 1), happen(GAP))
     assert world.spans() == [(0, 0, 1), (GAP, GAP, 1)]
     assert world.counts["late", "alone"] == 1
     assert world.sessions["ann", GAP, f"ann-{GAP}"].late_events == 1
@@ -278,10 +284,33 @@ def test_a_late_event_whose_visitor_was_not_there_opens_a_session_and_is_not_cal
 
 def test_a_stray_event_at_a_forgotten_sessions_start_does_not_take_over_its_row() -> None:
     """A file replayed twice: the second time every event is as old as a session that nobody remembers."""
-    world = World().events(happen(0), happen(1), happen(1_000, visitor="bob"), happen(0, event_id="again"))
+    world = World().events(happen(0), happen(1), *passing(1, 1_000), happen(0, event_id="again"))
     assert world.spans() == [(0, 0, 1), (0, 1, 2)]
     world.events(happen(1, event_id="and again"))
     assert world.spans() == [(0, 1, 2), (0, 1, 2)]
+
+
+def test_a_leap_of_stream_time_cuts_no_session_in_two() -> None:
+    """One live event in a partition that replays last year: ann, in the middle of her session, goes on with it."""
+    live_ms = 1_000_000
+    world = World().events(happen(0), happen(live_ms, visitor="bob"), happen(5))
+    assert world.spans() == [(0, 5, 2)]
+    world.events(*passing(live_ms, live_ms + RETAIN), happen(12))
+    assert world.spans() == [(0, 12, 3)]
+
+
+def test_a_session_from_before_a_leap_is_forgotten_as_long_after_it_as_any_other() -> None:
+    live_ms = 1_000_000
+    world = World().events(happen(0), happen(live_ms, visitor="bob"), *passing(live_ms, live_ms + RETAIN))
+    assert "ann" in world.entries
+    world.events(happen(live_ms + RETAIN + 1, visitor=""))
+    assert "ann" not in world.entries
+
+
+def test_a_leap_by_a_tick_is_a_leap() -> None:
+    """Nothing came for long, not even ticks: the collector was away, and its clients have kept their events."""
+    world = World().feed(block_of([happen(0)], 0)).tick(10_000).events(happen(5))
+    assert world.spans() == [(0, 5, 2)]
 
 
 def test_a_stray_session_is_kept_as_long_as_news_of_it_come() -> None:
@@ -293,10 +322,10 @@ def test_a_stray_session_is_kept_as_long_as_news_of_it_come() -> None:
 
 
 def test_a_forgotten_visitor_leaves_no_entry_behind() -> None:
-    world = World().events(happen(0))
-    world.events(happen(2 * GAP + RETAIN, visitor="bob"))
+    last_ms = 2 * GAP + RETAIN
+    world = World().events(happen(0)).events(*passing(0, last_ms))
     assert "ann" in world.entries
-    world.events(happen(2 * GAP + RETAIN + 1, visitor="bob"))
+    world.events(happen(last_ms + 1, visitor=""))
     assert "ann" not in world.entries
     assert ("ann", 0, "") in world.sessions
 
