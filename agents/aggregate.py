@@ -19,8 +19,9 @@ from pipeline.edge import metrics
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.edge.heap import settle
+from pipeline.errors import Gap
 from pipeline.settings import Settings
-from pipeline.warehouse_writer import PendingBlock, WarehouseWriter
+from pipeline.warehouse_writer import DENSE, PendingBlock, WarehouseWriter
 from schemas import block as codec
 from schemas.topics import BAD, EVENTS, OUTCOMES, SESSIONS, Topic
 
@@ -35,6 +36,8 @@ READS: dict[Topic, type[Gathered]] = {
     OUTCOMES: codec.OutcomeBlock,
 }
 WAITING_BYTES_MAX = 16_777_216
+STORING_SHARE_MAX = 0.25
+"""Of the time, spent on inserts: each has a fixed price, in ClickHouse above all, so a busy writer waits for more."""
 BUFFERED_BLOCKS = 4  # for each of four topics; what waits here waits twice
 
 
@@ -58,6 +61,7 @@ class AggregateRunner:
         self.owned: set[tuple[str, int]] = set()
         self.chunk = Chunk()
         self.generation = 0
+        self._took_s = 0.0
         self._storing = asyncio.Lock()
         self.positions: dict[TP, int] = {}
         self._wire()
@@ -96,9 +100,14 @@ class AggregateRunner:
 
     async def _flush_in_time(self) -> None:
         while not self.app.should_stop:
-            await asyncio.sleep(self.settings.insert_wait_ms / 1000)
+            await asyncio.sleep(self._pause_s())
             if self.chunk.waiting:
                 await self._store()
+
+    def _pause_s(self) -> float:
+        """How long rows are gathered: the longer, the longer the last chunk took, up to a bound."""
+        wait_s, most_s = self.settings.insert_wait_ms / 1000, self.settings.insert_wait_max_ms / 1000
+        return max(wait_s, min(most_s, self._took_s / STORING_SHARE_MAX))
 
     async def _store(self) -> None:
         """Store the chunk and acknowledge it; the next one fills up meanwhile."""
@@ -108,7 +117,9 @@ class AggregateRunner:
                 if not chunk.waiting:
                     return
                 generation = self.generation
+                began_s = monotonic_s()
                 oldest_ms = await asyncio.to_thread(self._write, chunk)
+                self._took_s = monotonic_s() - began_s
                 if generation == self.generation:
                     for _, acks, arrival in chunk.waiting:
                         await acks.ack(arrival.event)
@@ -134,15 +145,36 @@ class AggregateRunner:
             names = {self.settings.topic(topic.name): topic.name for topic in READS}
             self.owned, self.positions = set(), {}
             started = monotonic_s()
+            await self._no_gap(names)
             for tp in self.app.consumer.assignment():
                 if tp.topic in names:
                     key = (names[tp.topic], tp.partition)
                     await asyncio.to_thread(self.writer.assigned, *key)
                     self.owned.add(key)
+                    self.positions[tp] = -1
             settle()
             metrics.RESTORE_SECONDS.labels(NAME).set(monotonic_s() - started)
         except Exception as error:  # noqa: BLE001
             stop_now(f"{NAME}: reading the ledger", error)
+
+    async def _no_gap(self, names: dict[str, str]) -> None:
+        """Raise Gap where the log of a sparse topic begins behind what we acknowledged.
+
+        A block that is missing in the others shows by its number; here a part of the log could go unseen.
+        """
+        consumer: Any = self.app.consumer
+        if not consumer.assignment():  # more workers than partitions
+            return
+        acknowledged = await consumer.seek_to_committed()
+        begins = await consumer.earliest_offsets(*acknowledged)
+        for tp, offset in acknowledged.items():
+            begin = begins.get(tp, 0)
+            if names.get(tp.topic) in DENSE or offset is None or not 0 <= offset < begin:
+                continue
+            found = f"{names[tp.topic]}[{tp.partition}]: the log begins at {begin}, expected {offset} or before"
+            if not self.settings.accept_gap:
+                raise Gap(f"{found}: blocks were lost to retention; HERALD_ACCEPT_GAP=true goes on without them")
+            log.error("%s; going on (HERALD_ACCEPT_GAP)", found)
 
     async def _revoked(self, sender: Any, *_: Any, **__: Any) -> None:
         self.generation += 1
@@ -151,7 +183,7 @@ class AggregateRunner:
             for topic, partition in sorted(self.owned):
                 self.writer.revoked(topic, partition)
                 self._watch.forget(partition)
-            self.owned = set()
+            self.owned, self.positions = set(), {}
 
 
 def run(settings: Settings) -> int:

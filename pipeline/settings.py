@@ -79,7 +79,11 @@ class Settings(BaseSettings):
     unpacked_bytes_max: Positive = Field(4_194_304, description="request body after gzip, bytes")
     event_bytes_max: Positive = Field(32_768, description="one event, bytes")
     batch_events_max: Positive = Field(1_000, description="events in one request")
+    events_per_s_max: NotNegative = Field(
+        0, description="events a second under one write key and collector, beyond it 429; 0 = no limit"
+    )
     flush_ms: Positive = Field(10, description="a block leaves when it is this old and the last one is acknowledged")
+    flush_max_ms: NotNegative = Field(100, description="a block waits up to this long for more while many events come")
     block_bytes_max: Annotated[int, Field(gt=0, le=1_048_576)] = Field(
         262_144, description="a block leaves when it holds this much"
     )
@@ -135,11 +139,14 @@ class Settings(BaseSettings):
 
     # Aggregate
     insert_rows_max: Positive = Field(20_000, description="rows gathered before an insert")
-    insert_wait_ms: Positive = Field(250, description="a row waits at most this long for its insert")
+    insert_wait_ms: Positive = Field(250, description="rows are gathered this long for an insert")
+    insert_wait_max_ms: NotNegative = Field(1_000, description="the same while inserts take long, at most")
     rollup_buckets_max: Positive = Field(80_000, description="rollup cells kept in memory; older ones are re-read")
-    retention_days: Positive = Field(400, description="rows are kept this long in the warehouse, days")
+    retention_days: Positive = Field(401, description="rows are kept this long in the warehouse, days")
 
-    audit_every_ms: Positive = Field(30_000, description="the books are looked at this often")
+    audit_every_ms: Positive = Field(10_000, description="books and rows are audited this often")
+    audit_busy_ms: Positive = Field(2_000, description="an audit begins no new reading of the log after so long")
+    audit_heal: bool = Field(True, description="put right what the running auditor finds; false = only tell")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
 
@@ -163,10 +170,11 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         """Refuse settings that are each possible but not together."""
-        if self.retention_days * DAY_MS < self.age_max_ms:
+        if self.retention_days * DAY_MS < self.age_max_ms + DAY_MS:
             raise ValueError(
-                f"HERALD_RETENTION_DAYS = {self.retention_days}: expected at least HERALD_AGE_MAX_MS "
-                f"({self.age_max_ms // DAY_MS} days), or rows vanish as they are stored and the books never balance"
+                f"HERALD_RETENTION_DAYS = {self.retention_days}: expected at least HERALD_AGE_MAX_MS and a day "
+                f"({self.age_max_ms // DAY_MS + 1} days), or rows vanish before they are audited and the books never "
+                "balance"
             )
         return self
 

@@ -15,6 +15,7 @@ from pipeline.collector.gather import Gather, GatherRules, PendingBlock
 from pipeline.collector.sink import KafkaSink
 from pipeline.edge.clock import now_ms
 from pipeline.edge.metrics import ACK_SECONDS, BLOCK_ROWS, IN_FLIGHT_BYTES
+from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 from schemas.block import CollectedBlock, Headers, encode, headers
 from schemas.event import Context
@@ -74,6 +75,8 @@ class BlockWriter:
     Blocks that the broker does not confirm within ack_timeout_ms are dropped and their tickets fail: whoever sent the
     events sends them again under the same ids. Where nobody would (keeps=True, delivery's decisions) they are sent
     again from here instead, for as long as it takes; `has_room` bounds what waits.
+
+    refused: gets a result where `collected` has another number of partitions than the settings: end the process.
     """
 
     def __init__(
@@ -86,16 +89,32 @@ class BlockWriter:
         keeps: bool = False,
     ) -> None:
         self._keeps = keeps
-        rules = GatherRules(settings.flush_ms, settings.block_bytes_max, settings.block_events_max, settings.tick_ms)
+        rules = GatherRules(
+            settings.flush_ms,
+            settings.block_bytes_max,
+            settings.block_events_max,
+            settings.tick_ms,
+            settings.flush_max_ms,
+        )
         self._settings = settings
         self._loop = loop
         self._writer_id = writer_id
-        self._sink: Sink = sink or KafkaSink(settings)
+        self._sink: Sink = sink or KafkaSink(settings, self._refuse)
+        self.refused: asyncio.Future[SettingsError] = loop.create_future()
         self._gather: Gather[Landing] = Gather(settings.partitions, rules, self._now_ms())
         self._flush_timer: asyncio.TimerHandle | None = None
         self._beat_timer: asyncio.TimerHandle | None = None
         self._answers: deque[tuple[int, Ticket, float, bool]] = deque()
         self._answers_scheduled = False
+
+    def _refuse(self, error: SettingsError) -> None:
+        """Called from the sink's thread."""
+
+        def tell() -> None:
+            if not self.refused.done():
+                self.refused.set_result(error)
+
+        self._loop.call_soon_threadsafe(tell)
 
     @staticmethod
     def _now_ms() -> int:
@@ -162,8 +181,12 @@ class BlockWriter:
         self._send_due()
 
     def _send_due(self) -> None:
-        if self._sink.is_ready:
-            self._send(self._gather.take(self._now_ms()))
+        if not self._sink.is_ready:
+            return
+        self._send(self._gather.take(self._now_ms()))
+        left_ms = self._gather.due_in_ms(self._now_ms())
+        if left_ms is not None and self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(max(1, left_ms) / 1_000, self._flush_due)
 
     def _send(self, leaving: list[tuple[int, Ticket]]) -> None:
         for partition, ticket in leaving:

@@ -14,16 +14,22 @@ from schemas.event import Collected, Context
 T = TypeVar("T")
 
 EVENT_OVERHEAD_BYTES = 160  # a Collected in memory beside its raw bytes
+EVENTS_PER_MS = 6
+"""So many waiting events are worth a ms of waiting: a block costs the stages some 30 ms together, an event 0.1."""
 
 
 @dataclass(frozen=True)
 class GatherRules:
-    """When a block leaves. flush_ms: age; block_bytes_max, block_events_max: size; tick_ms: silence before a tick."""
+    """When a block leaves. flush_ms: age; block_bytes_max, block_events_max: size; tick_ms: silence before a tick.
+
+    flush_max_ms: age at most while many events come, see `Gather.take`; below flush_ms it has no effect.
+    """
 
     flush_ms: int
     block_bytes_max: int
     block_events_max: int
     tick_ms: int
+    flush_max_ms: int = 0
 
 
 class PendingBlock(Generic[T]):
@@ -93,16 +99,27 @@ class Gather(Generic[T]):
         """Return the blocks that leave now, as (partition, block); each partition then waits for `settle`.
 
         One produce request carries all partitions of a broker, so once one block is due the younger ones go with it.
+        The more events wait, the longer they wait for others: few come at once to the stages, many in large blocks.
         at_once: do not wait for age (stopping).
         """
-        idle = [(number, part) for number, part in enumerate(self._partitions) if part.in_flight is None and part.queue]
-        if not at_once and not any(self._is_due(part.queue, now_ms) for _, part in idle):
+        if not at_once and self.due_in_ms(now_ms) != 0:
             return []
-        return [(number, self._leave(part, part.queue.popleft(), now_ms)) for number, part in idle]
+        return [(number, self._leave(part, part.queue.popleft(), now_ms)) for number, part in self._idle()]
 
-    def _is_due(self, queue: deque[PendingBlock[T]], now_ms: int) -> bool:
-        first = queue[0]
-        return len(queue) > 1 or now_ms - first.opened_ms >= self.rules.flush_ms or self._is_full(first)
+    def _idle(self) -> list[tuple[int, _Partition[T]]]:
+        """Return the partitions whose next block waits for nothing but its age."""
+        return [(number, part) for number, part in enumerate(self._partitions) if part.in_flight is None and part.queue]
+
+    def due_in_ms(self, now_ms: int) -> int | None:
+        """Return how long the next block has still to wait for its age, ms; None where no block does."""
+        queues = [part.queue for _, part in self._idle()]
+        if not queues:
+            return None
+        if any(len(queue) > 1 or self._is_full(queue[0]) for queue in queues):
+            return 0
+        patience_ms = self.rules.flush_ms + sum(len(queue[0].events) for queue in queues) // EVENTS_PER_MS
+        patience_ms = max(self.rules.flush_ms, min(patience_ms, self.rules.flush_max_ms))
+        return max(0, min(queue[0].opened_ms for queue in queues) + patience_ms - now_ms)
 
     def ticks(self, now_ms: int) -> list[tuple[int, PendingBlock[T]]]:
         """Return an empty block for each partition that has sent nothing for tick_ms and waits for no answer."""

@@ -56,13 +56,16 @@ class SeenIds:
                 place = np.searchsorted(run, found)
                 place[place == len(run)] = 0
                 seen |= run[place] == found
-        once = np.zeros(len(hashes), bool)
-        once[np.unique(found, return_index=True)[1]] = True
-        fresh: list[bool] = (once & ~seen).tolist()
+        fresh: list[bool] = (~seen).tolist()
+        if len(set(hashes)) < len(hashes):  # seldom
+            once: set[int] = set()
+            for at, one in enumerate(hashes):
+                fresh[at] = fresh[at] and one not in once
+                once.add(one)
         return fresh
 
     def add(self, hashes: list[int], offset: int, block_time_ms: int) -> None:
-        """Remember the new hashes of the block at this offset; forget those that are out of the window."""
+        """Remember the hashes that `new_ones` called new; forget those that are out of the window."""
         self.forget(block_time_ms)
         hour = block_time_ms // HOUR_MS
         if not hashes:
@@ -70,19 +73,19 @@ class SeenIds:
         if hour not in self._runs:
             for earlier in self._runs:
                 self._join(earlier)
-        run = np.unique(np.array(hashes, np.uint64))
+        run = np.sort(np.array(hashes, np.uint64))
         self._put(f"{hour}:0:{offset}", run)
         self._join_tiers(hour, 0)
         runs = self._runs.setdefault(hour, [])
         runs.append(run)
         while len(runs) > 1 and len(runs[-2]) <= 2 * len(runs[-1]):
             last = runs.pop()
-            runs[-1] = np.unique(np.concatenate([runs[-1], last]))
+            runs[-1] = _merged([runs[-1], last])
 
     def _join(self, hour: int) -> None:
         runs = self._runs[hour]
         if len(runs) > 1:
-            self._runs[hour] = [np.unique(np.concatenate(runs))]
+            self._runs[hour] = [_merged(runs)]
 
     def forget(self, block_time_ms: int) -> None:
         """Forget what is out of the window; before a look-up, so that the answer depends on nothing but the time."""
@@ -99,7 +102,7 @@ class SeenIds:
         if len(same) % FAN_IN:
             return
         last = same[-FAN_IN:]
-        ids = np.unique(np.concatenate([np.frombuffer(self.packed[key], np.uint64) for key in last]))
+        ids = _merged([np.frombuffer(self.packed[key], np.uint64) for key in last])
         if len(ids) > ENTRY_IDS_MAX:
             return
         for key in last:
@@ -126,6 +129,11 @@ class SeenIds:
         self._puts.clear()
         self._deletes.clear()
         return changes
+
+
+def _merged(runs: list[Hashes]) -> Hashes:
+    """Join sorted runs, no id in two of them. A stable sort of whole numbers finds runs and merges them (Timsort)."""
+    return np.sort(np.concatenate(runs), kind="stable")
 
 
 def _parts(key: str) -> tuple[int, int, int]:

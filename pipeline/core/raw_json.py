@@ -21,6 +21,7 @@ VALUES_MAX = 5_000
 INT_MAX = 2**63 - 1
 PROTO_KEY = "__proto__"  # sets the prototype of whatever object a script copies the properties into
 
+_PROTO_BYTES = PROTO_KEY.encode()
 _decode = msgspec.json.Decoder().decode
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _SURELY_SHORT_CHARS = KEY_BYTES_MAX // 4
@@ -109,7 +110,7 @@ def check_bounds(message: object) -> Drop | None:
 
 def needs_mending(raw: bytes) -> bool:
     """True where raw may hold a NUL or a `__proto__` key, plain or with escapes."""
-    return b"\\u00" in raw or PROTO_KEY.encode() in raw
+    return (b"\\" in raw and b"\\u00" in raw) or _PROTO_BYTES in raw
 
 
 def mended(value: Any) -> Any:

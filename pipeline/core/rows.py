@@ -20,7 +20,7 @@ from schemas.tables import BAD, BLOCKS, DECISIONS, EVENTS, OUTCOMES, SESSIONS
 
 INT64_MAX = 2**63 - 1
 RAW_BYTES_MAX = 4_096
-"""What `bad` shows of a refused event; the topic has all of it."""
+"""What the table `bad` shows of a refused event; the topic of that name has all of it."""
 
 _TIMES_OF_EVENTS = {"event_time": "event_time_ms", "received_time": "received_time_ms"}
 _EVENT_FIELDS = tuple(
@@ -121,13 +121,13 @@ def refused_columns(blocks: Iterable[tuple[Origin, RefusedBlock]]) -> Columns:
 def session_columns(blocks: Iterable[tuple[Origin, SessionBlock]]) -> Columns:
     """Return the rows of `sessions`: each change in full; a name that is void has a row that says so.
 
-    A session that one block changed twice has its last state only: both rows would have the same version.
+    A session that these blocks changed more than once has its last state only: each row is absolute.
     """
-    newest: dict[tuple[Origin, str, int, str], SessionRow] = {}
+    newest: dict[tuple[int, str, int, str], tuple[Origin, SessionRow]] = {}
     for origin, block in blocks:
         for row in block.sessions:
-            newest[origin, row.visitor, row.session.start_ms, row.session.stray_id] = row
-    return _turned(SESSIONS, [_session(name[0], row) for name, row in newest.items()])
+            newest[origin.partition, row.visitor, row.session.start_ms, row.session.stray_id] = origin, row
+    return _turned(SESSIONS, [_session(origin, row) for origin, row in newest.values()])
 
 
 def _session(origin: Origin, row: SessionRow) -> tuple[object, ...]:
@@ -161,13 +161,13 @@ def _session(origin: Origin, row: SessionRow) -> tuple[object, ...]:
 def outcome_columns(blocks: Iterable[tuple[Origin, OutcomeBlock]]) -> Columns:
     """Return the rows of `outcomes`: each decision and action with what is known of it now, absolute, never a delta.
 
-    An action that one block changed twice has its last state only: both rows would have the same version.
+    An action that these blocks changed more than once has its last state only: each row is absolute.
     """
-    newest: dict[tuple[Origin, str, str], Outcome] = {}
+    newest: dict[tuple[int, str, str], tuple[Origin, Outcome]] = {}
     for origin, block in blocks:
         for outcome in block.outcomes:
-            newest[origin, outcome.decision_id, outcome.action_id] = outcome
-    return _turned(OUTCOMES, [_outcome(origin, outcome) for (origin, _, _), outcome in newest.items()])
+            newest[origin.partition, outcome.decision_id, outcome.action_id] = origin, outcome
+    return _turned(OUTCOMES, [_outcome(origin, outcome) for origin, outcome in newest.values()])
 
 
 def _outcome(origin: Origin, outcome: Outcome) -> tuple[object, ...]:

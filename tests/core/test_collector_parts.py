@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.collector import pixel, segment, snowplow
 from pipeline.collector.body import has_damage, strip_bom, unpack
 from pipeline.collector.cors import Origins
-from pipeline.collector.gather import EVENT_OVERHEAD_BYTES, Gather, GatherRules
+from pipeline.collector.gather import EVENT_OVERHEAD_BYTES, EVENTS_PER_MS, Gather, GatherRules
 from pipeline.collector.identity import WriteKeys, client_ip, cookie_id, read_networks, set_cookie
 from pipeline.collector.items import without_identity
 from pipeline.collector.query import read_query, unquote_fast
@@ -73,6 +73,22 @@ def test_a_block_leaves_when_it_is_exactly_flush_ms_old() -> None:
     put(blocks, 0, "a", now_ms=100)
     assert blocks.take(104) == []
     assert [partition for partition, _ in blocks.take(105)] == [0]
+
+
+def test_the_more_events_wait_the_longer_a_block_waits_for_others_up_to_a_bound() -> None:
+    blocks: Gather[object] = Gather(2, GatherRules(5, 10**9, 10_000, 1_000, flush_max_ms=9))
+    for number in range(3 * EVENTS_PER_MS):
+        put(blocks, number % 2, f"e{number}")
+    assert blocks.due_in_ms(0) == 5 + 3
+    assert blocks.take(7) == []
+    assert len(blocks.take(8)) == 2
+    for number in range(100 * EVENTS_PER_MS):
+        put(blocks, 0, f"e{number}", now_ms=10)
+    assert blocks.due_in_ms(10) is None  # the broker's word on the last one is not in
+    blocks = Gather(2, GatherRules(5, 10**9, 10_000, 1_000, flush_max_ms=9))
+    for number in range(100 * EVENTS_PER_MS):
+        put(blocks, 0, f"e{number}", now_ms=10)
+    assert blocks.due_in_ms(12) == 9 - 2
 
 
 def test_a_full_block_leaves_at_once() -> None:
@@ -301,6 +317,7 @@ def test_an_unknown_key_and_an_empty_one_have_no_site() -> None:
     keys = WriteKeys({"demo": "shop"})
     assert keys.site("demo") == "shop"
     assert [keys.site(key) for key in ("", "Demo", "demo ", "\ud800")] == ["", "", "", ""]
+    assert WriteKeys({"a?": "shop"}).site("a\ud800") == ""
     assert WriteKeys({}).site("") == ""
 
 
@@ -369,7 +386,8 @@ def test_a_bad_item_does_not_take_its_neighbours() -> None:
     )
     reasons = [item.refused for item in found]
     assert reasons == ["", *["not_an_object"] * 4, "bad_type", "bad_type", "too_large", ""]
-    assert all(len(item.raw) <= 4_096 for item in found if item.refused)
+    assert [item.raw for item in found if item.refused][:4] == [b"7", b'"text"', b"null", b"[]"]
+    assert len(found[7].raw) == DOOR.event_bytes_max, "what is too large is cut, and all else is kept whole"
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -380,6 +398,16 @@ def test_a_number_that_json_cannot_hold_refuses_its_item_only(number: str) -> No
     assert found[0].event_id == "m1"
     if number != "1e999":  # grammatical JSON: left to the clean stage
         assert [item.refused for item in found] == ["", "bad_type", ""]
+
+
+@pytest.mark.parametrize("damage", [b"\xed\xa0\x80", b"\xff", b"\\ud800"])
+def test_an_unknown_key_in_a_damaged_body_is_refused_like_any_other(damage: bytes) -> None:
+    """The second look for a key goes to the body as it was sent."""
+    body = b'{"writeKey":"nobody","batch":[{"messageId":"m1"}],"x":"%s","writeKeys":"%s"}'
+    for template in (body, body.replace(b"nobody", b"n%s", 1).replace(b'"x":"%s",', b"")):
+        with pytest.raises(Refusal) as refused:
+            segment.read(request(body=template % (damage, damage)), DOOR)
+        assert (refused.value.status, refused.value.code) == (401, "unknown_key")
 
 
 def test_lone_surrogates_and_wrong_utf8_become_the_replacement_character() -> None:

@@ -46,7 +46,8 @@ def decision_log() -> DecisionLog:
 
 def test_every_field_of_an_event_has_a_column() -> None:
     """A field that is added to Event and forgotten here would be lost silently."""
-    expected = {name.removesuffix("_ms") if "time" in name else name for name in Event.__struct_fields__}
+    times = {"event_time_ms": "event_time", "received_time_ms": "received_time"}
+    expected = {times.get(name, name) for name in Event.__struct_fields__}
     assert set(EVENTS.column_names) == expected | {"p", "o", "n"}
 
 
@@ -122,6 +123,15 @@ def test_a_session_changed_twice_by_a_block_has_its_last_state() -> None:
         (NOW_MS, 1, 1, 5),
         (NOW_MS - 9, 2, 0, 5),
     ]
+
+
+def test_a_session_changed_by_two_blocks_of_a_chunk_has_one_row_under_the_later_origin() -> None:
+    """Each row is absolute; the one in between would only be written to be replaced."""
+    chunk = [
+        (Origin(0, offset), SessionBlock(NOW_MS, [SessionRow("ann", Session(NOW_MS, NOW_MS + offset, events=offset))]))
+        for offset in (5, 6)
+    ]
+    assert [(row["events"], row["o"]) for row in dicts(rows.session_columns(chunk))] == [(6, 6)]
 
 
 def test_an_outcome_changed_twice_by_a_block_has_its_last_state() -> None:

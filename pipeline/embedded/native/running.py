@@ -16,6 +16,7 @@ from pipeline.embedded.native.faults import ServerError
 from pipeline.embedded.native.statement import Shown
 
 _WATCH_S: Final = 0.05
+_IDLE_WATCH_S: Final = 0.5  # while nothing runs: the thread should cost nothing then
 _CANCEL_PACKET: Final = b"\x03"
 
 
@@ -124,7 +125,8 @@ class RunningQueries:
                 self._engine.kill(running.tag)
 
     def _watch(self) -> None:
-        while not self._closed.wait(_WATCH_S):
+        old: list[Running] = []
+        while not self._closed.wait(_WATCH_S if old else _IDLE_WATCH_S):
             # A short query is over before anyone can cancel it; that keeps this idle while all are short.
             since = time.monotonic() - _WATCH_S
             with self._lock:

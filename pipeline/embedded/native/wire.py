@@ -1,5 +1,6 @@
 """Bytes of the native protocol: numbers, strings and compressed frames, read from a socket and built for it."""
 
+import re
 import struct
 from collections.abc import Callable
 from typing import Final
@@ -16,6 +17,7 @@ _LZ4: Final = 0x82
 _NONE: Final = 0x02
 _FRAME_HEAD: Final = struct.Struct("<BII")
 _MASK64: Final = (1 << 64) - 1
+_ZEROS: Final = re.compile(rb"\0*").match
 
 Sink = Callable[[bytes], None]
 
@@ -92,6 +94,10 @@ class ByteReader:
                 while left:
                     start = pos
                     size = data[pos]
+                    if not size:  # many columns are mostly empty: pass a run of empty strings by at once
+                        pos = _ZEROS(data, pos, pos + left).end()  # type: ignore[union-attr]
+                        left -= pos - start
+                        continue
                     pos += 1
                     if size >= 0x80:
                         size &= 0x7F
