@@ -164,6 +164,24 @@ def auditor(settings: Settings) -> int:
 
 
 @main.command()
+@click.option("--heal", is_flag=True, help="Put right what the log still has.")
+@click.option("--deep", is_flag=True, help="Compare every block with the log, those that were compared before, too.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@_with_settings
+def audit(settings: Settings, heal: bool, deep: bool, as_json: bool) -> int:
+    """Compare log, ledger and warehouse by block; name what is missing, extra or altered.
+
+    Exit code 0 only when nothing is wrong, or all of it was put right.
+
+    \b
+    Example: herald audit --heal
+    """
+    from pipeline.audit.command import Wish, run
+
+    return run(settings, out, Wish(heal, deep, as_json))
+
+
+@main.command()
 @data_option
 @_with_settings
 def broker(settings: Settings) -> int:
@@ -200,16 +218,17 @@ def warehouse(settings: Settings) -> int:
 @click.option("--pace", default=0.0, help="The log's own pace times this factor; 0 = flat out.", show_default=True)
 @click.option("--limit", default=0, help="Stop after so many lines; 0 = all.", show_default=True)
 @click.option("--key", default="demo", help="Write key.", show_default=True)
+@click.option("--url", default="", metavar="URL", help="The collector's address; without it, this machine's.")
 @_with_settings
-def replay(settings: Settings, file: Path, pace: float, limit: int, key: str) -> int:
+def replay(settings: Settings, **wish: Any) -> int:
     """Send a CSV (REES46, trivago, …) or an access log to the collector over HTTP.
 
     \b
     Example: herald replay access.log.gz --pace 60
     """
-    from pipeline.replay.service import run
+    from pipeline.replay.service import Wish, run
 
-    return run(settings, out, file, pace, limit, key)
+    return run(settings, out, Wish(**wish))
 
 
 @main.command()

@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import msgspec
 from kafka import TopicPartition
@@ -12,7 +12,11 @@ from kafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.core.books import PartitionBooks, balanced, total
+from pipeline.audit import counts, seals
+from pipeline.audit.counts import Kept
+from pipeline.audit.log import KafkaSource
+from pipeline.core.audit import Span
+from pipeline.core.books import PartitionBooks, RefusedBooks, as_object, balanced, total, total_refused
 from pipeline.edge import kafka
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.edge.clock import monotonic_s
@@ -22,7 +26,7 @@ from pipeline.settings import Settings
 from schemas import block as codec
 from schemas.block import Totals
 from schemas.state import StateRecord
-from schemas.topics import CLEAN_STATE, COLLECTED, EVENTS, MODELS, PROFILES, SESSIONISE_STATE
+from schemas.topics import BAD, CLEAN_STATE, COLLECTED, EVENTS, MODELS, PROFILES, SESSIONISE_STATE
 
 STATES = {"clean": CLEAN_STATE, "sessionise": SESSIONISE_STATE, "profile": PROFILES, "learn": MODELS}
 LOOK_BACK_RECORDS = 4
@@ -34,6 +38,7 @@ class Status:
     """What `herald status` shows. lag: blocks of `collected` that a stage has still to apply, by partition."""
 
     books: list[PartitionBooks]
+    refused_books: list[RefusedBooks]
     refused_by_reason: dict[str, int]
     lag: dict[str, list[int]]
     alive: dict[str, bool]
@@ -41,7 +46,23 @@ class Status:
     @property
     def is_balanced(self) -> bool:
         """True where every partition's books balance."""
-        return balanced(self.books)
+        return balanced(self.books) and balanced(self.refused_books)
+
+    @property
+    def in_flight(self) -> int:
+        """Events and refused events on their way."""
+        return sum(row.in_flight for row in self.books) + sum(row.in_flight for row in self.refused_books)
+
+    def as_object(self) -> dict[str, Any]:
+        """Return all of it by name, for machines."""
+        return {
+            "books": [as_object(row) for row in self.books],
+            "refused_books": [as_object(row) for row in self.refused_books],
+            "refused_by_reason": self.refused_by_reason,
+            "lag": self.lag,
+            "alive": self.alive,
+            "balanced": self.is_balanced,
+        }
 
 
 def read(settings: Settings, ask_parts: bool = True) -> Status:
@@ -57,16 +78,15 @@ def read(settings: Settings, ask_parts: bool = True) -> Status:
         before = _ends(reader, settings, COLLECTED.name)
         states = {stage: _last_states(reader, settings, topic.name) for stage, topic in STATES.items()}
         with Warehouse.from_url(settings.warehouse_url) as warehouse:
-            ledger = _ledger(warehouse)
-            # A stage that was killed between its outputs and its state has the warehouse ahead of it for a moment.
-            bounds = {p: min(o, _version(states["clean"].get(p))) for p, o in ledger.items()}
-            stored = _stored(warehouse, bounds)
+            right = _right_side(warehouse, settings, {p: _version(found) for p, found in states["clean"].items()})
+            clean_at = _clean_at(warehouse, right.bounds[EVENTS.name])
         ends = _ends(reader, settings, COLLECTED.name)
         totals = {p: _totals(record) for p, record in states["clean"].items()}
         books = [
-            _partition_books(reader, settings, p, bounds.get(p, -1), stored.get(p, 0), states["clean"].get(p), ends[p])
+            _partition_books(reader, settings, p, right, states["clean"].get(p), ends[p], clean_at.get(p, 0))
             for p in range(settings.partitions)
         ]
+        refused = _refused_books(settings, right, states["clean"], {row.partition: row.lost_blocks for row in books})
     except KafkaError as error:
         raise Retryable(f"Kafka at {settings.bootstrap_servers}: {error}") from error
     finally:
@@ -76,22 +96,42 @@ def read(settings: Settings, ask_parts: bool = True) -> Status:
         for reason, count in one.refused_by_reason.items():
             reasons[reason] = reasons.get(reason, 0) + count
     lag = {stage: [max(0, before[p] - 1 - _version(found.get(p))) for p in ends] for stage, found in states.items()}
-    lag["aggregate"] = [max(0, before[p] - 1 - ledger.get(p, -1)) for p in ends]
-    return Status(books, reasons, lag, {part.name: part.is_ready() for part in services(settings) if ask_parts})
+    lag["aggregate"] = [max(0, before[p] - 1 - right.ledger.get(p, -1)) for p in ends]
+    return Status(
+        books, refused, reasons, lag, {part.name: part.is_ready() for part in services(settings) if ask_parts}
+    )
 
 
-def _ledger(warehouse: Warehouse) -> dict[int, int]:
-    found = warehouse.execute("SELECT p, max(o) FROM blocks WHERE topic = 'events' GROUP BY p")
-    return {int(str(p)): int(str(o)) for p, o in found}
+class RightSide(NamedTuple):
+    """What the warehouse has. ledger: last applied block of `events`. bounds, kept: by topic, then by partition."""
+
+    ledger: dict[int, int]
+    bounds: dict[str, dict[int, int]]
+    kept: dict[str, dict[int, Kept]]
 
 
-def _stored(warehouse: Warehouse, bounds: dict[int, int]) -> dict[int, int]:
-    """Count different rows up to a block of each partition: rows of a chunk in the making do not count yet."""
-    stored = {}
-    for partition, offset in bounds.items():
-        sql = "SELECT count() FROM events FINAL WHERE p = %(p)s AND o <= %(o)s"
-        stored[partition] = int(str(warehouse.execute(sql, {"p": partition, "o": offset})[0][0]))
-    return stored
+def _right_side(warehouse: Warehouse, settings: Settings, versions: dict[int, int]) -> RightSide:
+    """Count rows up to a block of each partition: rows of a chunk in the making do not count yet.
+
+    versions: of the clean stage; nothing beyond counts. The warehouse is ahead of it for a moment when the stage was
+    killed between its outputs and its state.
+    """
+    found = warehouse.execute("SELECT topic, p, max(o) FROM blocks GROUP BY topic, p")
+    ledger = {(str(topic), int(str(p))): int(str(o)) for topic, p, o in found}
+    sealed = seals.read(warehouse)
+    first_day = counts.first_kept_day(warehouse, settings.retention_days)
+    bounds = {
+        topic: {p: min(ledger.get((topic, p), -1), version) for p, version in versions.items()}
+        for topic in counts.AUDITED
+    }
+    kept = {topic: counts.kept(warehouse, sealed, topic, bounds[topic], first_day) for topic in bounds}
+    return RightSide({p: o for (topic, p), o in ledger.items() if topic == EVENTS.name}, bounds, kept)
+
+
+def _clean_at(warehouse: Warehouse, bounds: dict[int, int]) -> dict[int, int]:
+    """Return how many clean events there were up to each bound, as the clean stage counted them."""
+    sql = "SELECT argMax(clean, o) FROM blocks WHERE topic = 'events' AND p = %(p)s AND o <= toInt64(%(o)s)"
+    return {p: int(str(warehouse.execute(sql, {"p": p, "o": o})[0][0])) for p, o in bounds.items()}
 
 
 def _ends(reader: Any, settings: Settings, topic: str) -> dict[int, int]:
@@ -140,15 +180,61 @@ def _totals(record: StateRecord) -> Totals:
     return msgspec.msgpack.decode(record.fixed, type=Totals)
 
 
+NOTHING = Kept(0, 0, 0, 0)
+
+
 def _partition_books(
-    reader: Any, settings: Settings, partition: int, ledger: int, stored: int, state: StateRecord | None, end: int
+    reader: Any,
+    settings: Settings,
+    partition: int,
+    right: RightSide,
+    state: StateRecord | None,
+    end: int,
+    clean_at: int,
 ) -> PartitionBooks:
+    """clean_at: clean events up to the last block that counts. What the ledger lacks of them was let go."""
     version, totals = _version(state), _totals(state) if state else Totals()
     tp = TopicPartition(settings.topic(COLLECTED.name), partition)
     unclean = sum(codec.rows_of(record.headers) for record in _records(reader, tp, version + 1, end))
-    unstored = _unstored(reader, settings, partition, ledger, version)
-    received = totals.received + unclean
-    return PartitionBooks(partition, received, stored, totals.refused, totals.duplicate, unclean + unstored)
+    bound = right.bounds[EVENTS.name].get(partition, -1)
+    unstored = _unstored(reader, settings, partition, bound, version)
+    kept = right.kept[EVENTS.name].get(partition, NOTHING)
+    lost_blocks = bound + 1 - kept.blocks
+    return PartitionBooks(
+        partition,
+        totals.received + unclean,
+        kept.stored,
+        totals.refused,
+        totals.duplicate,
+        unclean + unstored,
+        kept.expired,
+        clean_at - kept.applied if lost_blocks else 0,
+        lost_blocks,
+    )
+
+
+def _refused_books(
+    settings: Settings, right: RightSide, states: dict[int, StateRecord], lost_blocks: dict[int, int]
+) -> list[RefusedBooks]:
+    source = KafkaSource(settings)
+    try:
+        return [_refused(source, p, right, states.get(p), lost_blocks[p]) for p in range(settings.partitions)]
+    finally:
+        source.close()
+
+
+def _refused(
+    source: KafkaSource, partition: int, right: RightSide, state: StateRecord | None, lost_blocks: int
+) -> RefusedBooks:
+    if state is None:
+        return RefusedBooks(partition, 0, 0, 0)
+    refused, kept = _totals(state).refused, right.kept[BAD.name][partition]
+    in_flight = 0
+    if refused != kept.applied:
+        span = Span(partition, right.bounds[BAD.name][partition] + 1, state.version + 1)
+        in_flight = sum(block.rows for block in source.read(BAD.name, span))
+    lost = max(0, refused - kept.applied - in_flight) if lost_blocks else 0
+    return RefusedBooks(partition, refused, kept.stored, in_flight, kept.expired, lost)
 
 
 def _unstored(reader: Any, settings: Settings, partition: int, ledger: int, version: int) -> int:
@@ -174,8 +260,10 @@ def drained(settings: Settings, timeout_s: float, stopped: Callable[[], bool] = 
     until = monotonic_s() + timeout_s
     while monotonic_s() < until and not stopped():
         status = read(settings)
-        in_flight = sum(row.in_flight for row in status.books)
-        if in_flight == 0 and max(sum(lag) for lag in status.lag.values()) <= TICKS_BEHIND_MAX * settings.partitions:
+        if (
+            status.in_flight == 0
+            and max(sum(lag) for lag in status.lag.values()) <= TICKS_BEHIND_MAX * settings.partitions
+        ):
             return status
         time.sleep(0.5)
     raise Retryable(f"events were still in flight after {timeout_s:.0f} s; see {settings.data_dir / 'logs'}")
@@ -183,12 +271,11 @@ def drained(settings: Settings, timeout_s: float, stopped: Callable[[], bool] = 
 
 def show(status: Status, console: Console) -> None:
     """Print it for people."""
-    table = Table("partition", "received", "stored", "refused", "duplicate", "in flight", "missing", title="books")
-    for row in [*status.books, total(status.books)]:
-        name = "all" if row.partition < 0 else str(row.partition)
-        figures = [f"{value:,}" for value in row[1:]]
-        table.add_row(name, *figures, f"{row.missing:,}", style="red" if row.missing else "")
-    console.print(table)
+    _show_books("books", [*status.books, total(status.books)], console)
+    if any(row.refused or row.missing for row in status.refused_books):
+        _show_books(
+            "refused events in the table bad", [*status.refused_books, total_refused(status.refused_books)], console
+        )
     for reason, count in sorted(status.refused_by_reason.items()):
         console.print(f"refused as {reason}: {count:,}", highlight=False)
     for stage, lag in status.lag.items():
@@ -198,11 +285,26 @@ def show(status: Status, console: Console) -> None:
     console.print("the books balance" if status.is_balanced else "the books do NOT balance", highlight=False)
 
 
+USUALLY_NONE = frozenset({"expired", "lost", "lost_blocks"})
+
+
+def _show_books(title: str, rows: Sequence[PartitionBooks | RefusedBooks], console: Console) -> None:
+    """Print a table of books; columns that are seldom anything else than 0 only where they are."""
+    found = [as_object(row) for row in rows]
+    names = [name for name in found[0] if name not in USUALLY_NONE or any(row[name] for row in found)]
+    table = Table(*(name.replace("_", " ") for name in names), title=title)
+    for row in found:
+        first = "all" if row["partition"] < 0 else str(row["partition"])
+        figures = [f"{row[name]:,}" for name in names[1:]]
+        table.add_row(first, *figures, style="red" if row["missing"] else "")
+    console.print(table)
+
+
 def run(settings: Settings, console: Console, as_json: bool) -> int:
     """Print the status; 0 only where the books balance."""
     status = read(settings)
     if as_json:
-        console.print_json(json.dumps(asdict(status) | {"balanced": status.is_balanced}))
+        console.print_json(json.dumps(status.as_object()))
     else:
         show(status, console)
     return 0 if status.is_balanced else 1

@@ -119,7 +119,7 @@ def _compare_engine(table: Table, found: Found, retention_days: int, cluster: st
         if actual != expected
     ]
     days = _matched(_RETENTION, found.engine_full)
-    if days != str(ddl.kept_days(retention_days)):
+    if table.expires_by and days != str(ddl.kept_days(retention_days)):
         kept = f"{days} days" if days else "for ever"
         statement = ddl.modify_ttl(table, retention_days, cluster)
         there.append(

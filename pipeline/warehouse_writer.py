@@ -196,13 +196,7 @@ class WarehouseWriter:
         return _int(found[0][1]) if found[0][0] else -1
 
     def _reread(self, partition: int, minutes: Sequence[int], below: int) -> Iterable[StoredEvent]:
-        # A row stands there twice until its parts are merged; LIMIT BY takes one, for less than FINAL would cost.
-        sql = (
-            f"SELECT {_STORED_COLUMNS} FROM events "  # noqa: S608 - names from the code and whole numbers only
-            f"WHERE p = %(p)s AND o < %(below)s AND ({_within(minutes)}) LIMIT 1 BY o, n"
-        )
-        for row in self._ask(sql, {"p": partition, "below": below}):
-            yield StoredEvent._make(row)
+        return stored_events(self._ask, partition, minutes, below)
 
     def _ask(self, sql: str, params: Mapping[str, object]) -> list[tuple[object, ...]]:
         return self._retried(lambda: self._warehouse.execute(sql, params))
@@ -214,6 +208,25 @@ class WarehouseWriter:
             except Retryable:
                 self._sleep(delay_s)
         return call()
+
+
+def stored_events(
+    ask: Callable[[str, Mapping[str, object]], list[tuple[object, ...]]],
+    partition: int,
+    minutes: Sequence[int],
+    below: int,
+) -> Iterator[StoredEvent]:
+    """Yield what a rollup needs of the stored events of these minutes (sorted, ms) in blocks below an offset.
+
+    ask: runs a statement with its parameters.
+    """
+    # A row stands there twice until its parts are merged; LIMIT BY takes one, for less than FINAL would cost.
+    sql = (
+        f"SELECT {_STORED_COLUMNS} FROM events "  # noqa: S608 - names from the code and whole numbers only
+        f"WHERE p = %(p)s AND o < %(below)s AND ({_within(minutes)}) LIMIT 1 BY o, n"
+    )
+    for row in ask(sql, {"p": partition, "below": below}):
+        yield StoredEvent._make(row)
 
 
 _STORED_COLUMNS = ", ".join(

@@ -24,8 +24,8 @@ class Table:
 
     order_by: the key: rows that agree on it are one row, the one with the greatest `version` stays (without one: any,
     they are equal). partition_by: an expression over key columns only, else copies of a row never meet.
-    expires_by: the time column that `retention_days` counts from. indexes: name -> "expression TYPE kind".
-    shard_by: what places a row on a cluster; copies must meet on one shard.
+    expires_by: the time column that `retention_days` counts from; "" keeps rows for ever.
+    indexes: name -> "expression TYPE kind". shard_by: what places a row on a cluster; copies must meet on one shard.
     """
 
     name: str
@@ -98,8 +98,8 @@ def create(table: Table, retention_days: int, cluster: str = "") -> list[str]:
         f"ENGINE = {engine(table, cluster)}\n"
         + (f"PARTITION BY {table.partition_by}\n" if table.partition_by else "")
         + f"ORDER BY ({', '.join(table.order_by)})\n"
-        f"TTL {ttl(table, retention_days)}\n"
-        f"SETTINGS {window_setting(cluster)} = 0\n"
+        + (f"TTL {ttl(table, retention_days)}\n" if table.expires_by else "")
+        + f"SETTINGS {window_setting(cluster)} = 0\n"
         f"COMMENT {quoted(table.meaning)}"
     ]
     if cluster:

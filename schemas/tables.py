@@ -62,6 +62,7 @@ EVENTS = Table(
         Column("score", "Float64", "satisfaction score or reward"),
         whole("stock_level", "pieces left"),
         text("properties", "JSON object of what has no column"),
+        whole("stated_time_ms", "when, as the client's clock had it, uncorrected, ms since 1970; 0 = it did not say"),
         P,
         O,
         N,
@@ -138,7 +139,7 @@ SESSIONS = Table(
     expires_by="start",
     version="o",
     deleted="is_deleted",
-    indexes={"by_time": "start TYPE minmax"},
+    indexes={"by_time": "start TYPE minmax", "by_block": "(p, o) TYPE minmax"},
 )
 
 OUTCOMES = Table(
@@ -169,7 +170,7 @@ OUTCOMES = Table(
     partition_by="toYYYYMM(decided)",
     expires_by="decided",
     version="o",
-    indexes={"by_time": "decided TYPE minmax"},
+    indexes={"by_time": "decided TYPE minmax", "by_block": "(p, o) TYPE minmax"},
 )
 
 DECISIONS = Table(
@@ -198,6 +199,7 @@ DECISIONS = Table(
     partition_by="toYYYYMM(decided)",
     expires_by="decided",
     version="o",
+    indexes={"by_block": "(p, o) TYPE minmax"},
 )
 
 BLOCKS = Table(
@@ -221,6 +223,26 @@ BLOCKS = Table(
     # Not block_time: a collector whose clock is a year behind would have its blocks forgotten, and applied for ever.
     expires_by="applied_time",
     version="gen",
+)
+
+SEALS = Table(
+    "seals",
+    "what the auditor has found equal to the log, summed up by slices of 256 blocks; later looks compare with these",
+    (
+        label("sealed", "table that was compared; `blocks:TOPIC` is the ledger of a topic, rows there are blocks"),
+        P,
+        key_column("slice", "UInt64", "offset of the block / 256"),
+        key_column("day", "UInt32", "day of the time that rows expire by, since 1970: expired days stay countable"),
+        Column("rows", "UInt64", "rows", "T64, ZSTD(1)"),
+        Column("hash", "UInt64", "sum of the rows' cityHash64 over all columns"),
+        Column("shape", "UInt32", "crc32 of the columns hashed: with other columns the seal says nothing", "ZSTD(1)"),
+        flag("from_log", "1 where the log was read; 0 where it had forgotten and the table's own rows were taken"),
+        time_ms("sealed_time", "when, by the auditor's clock"),
+    ),
+    order_by=("sealed", "p", "slice", "day"),
+    # Never: what has expired is counted from here, and the books' totals go back to the beginning.
+    expires_by="",
+    version="sealed_time",
 )
 
 ROLLUP_MINUTE = Table(
@@ -253,4 +275,4 @@ ROLLUP_MINUTE = Table(
     version="o",
 )
 
-TABLES: tuple[Table, ...] = (EVENTS, BAD, SESSIONS, OUTCOMES, DECISIONS, BLOCKS, ROLLUP_MINUTE)
+TABLES: tuple[Table, ...] = (EVENTS, BAD, SESSIONS, OUTCOMES, DECISIONS, BLOCKS, SEALS, ROLLUP_MINUTE)

@@ -92,6 +92,13 @@ def _latency(title: str, metric: MetricWrapperBase, limit_s: float) -> Panel:
 
 
 _CLEAN = '{stage="clean"}'
+_AUDITED = [
+    metrics.AUDIT_MISSING,
+    metrics.AUDIT_EXTRA,
+    metrics.AUDIT_ALTERED,
+    metrics.AUDIT_COPIED,
+    metrics.AUDIT_LEFT,
+]
 
 BOOKS = Row(
     "Books: received = stored + refused + duplicate + in flight",
@@ -112,6 +119,32 @@ BOOKS = Row(
             "missing", [metrics.BOOKS_MISSING], [Line(f"sum(abs({name_of(metrics.BOOKS_MISSING)}))", "")],
             kind="stat", limit=1, width=4, note="The auditor's word; anything but 0 is an alert.",
         ),
+        Panel(
+            "books by column", [metrics.BOOKS_EVENTS],
+            [Line(f"sum by (column) (max by (partition, column) ({name_of(metrics.BOOKS_EVENTS)}))", "{{column}}")],
+            width=12,
+        ),
+        Panel(
+            "rows found wrong and put right",
+            _AUDITED,
+            [
+                Line(_total(metrics.AUDIT_MISSING), "missing"),
+                Line(_total(metrics.AUDIT_EXTRA), "extra"),
+                Line(_total(metrics.AUDIT_ALTERED), "altered"),
+                Line(_total(metrics.AUDIT_COPIED), "copied (harmless)"),
+                Line(f"max({name_of(metrics.AUDIT_LEFT)})", "not put right"),
+            ],
+            width=12,
+        ),
+        Panel(
+            "blocks not audited", [metrics.AUDIT_BEHIND, metrics.AUDIT_FORGOTTEN],
+            [
+                Line(f"max({name_of(metrics.AUDIT_BEHIND)})", "still to compare"),
+                Line(_total(metrics.AUDIT_FORGOTTEN), "forgotten by the log"),
+            ],
+            width=12,
+        ),
+        Panel("one look of the auditor", [metrics.AUDIT_SECONDS], quantiles(metrics.AUDIT_SECONDS), "s", width=12),
     ],
 )  # fmt: skip
 
@@ -155,8 +188,9 @@ LATENCIES = Row(
 QUALITY = Row(
     "What was wrong with the input",
     [
-        Panel("refused at the door", [metrics.REJECTED],
-              [Line(per_second(metrics.REJECTED, "reason"), "{{reason}}")], "cps", width=6),
+        Panel("refused at the door", [metrics.REJECTED, metrics.OVER_QUOTA],
+              [Line(per_second(metrics.REJECTED, "reason"), "{{reason}}"),
+               Line(per_second(metrics.OVER_QUOTA, "site"), "over quota: {{site}}")], "cps", width=6),
         Panel("refused by clean", [metrics.REFUSED],
               [Line(per_second(metrics.REFUSED, "reason"), "{{reason}}")], "cps", width=6),
         Panel("bots", [metrics.BOTS], [Line(per_second(metrics.BOTS, "reason"), "{{reason}}")], "cps", width=6),

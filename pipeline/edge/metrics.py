@@ -73,6 +73,7 @@ METRICS: list[Metric] = []
 REQUESTS = _counter("herald_requests_total", "HTTP requests answered, by endpoint and status", "endpoint", "status")
 RECEIVED = _counter("herald_received_total", "events accepted into the log, after the broker's word", "protocol")
 REJECTED = _counter("herald_rejected_total", "events or requests refused at the door, by reason", "reason")
+OVER_QUOTA = _counter("herald_over_quota_total", "events refused since their write key had passed its rate", "site")
 IN_FLIGHT_BYTES = _gauge("herald_in_flight_bytes", "bytes accepted from clients and not yet acknowledged by the broker")
 BLOCK_ROWS = _histogram("herald_block_rows", "events in a block", "topic", buckets=SIZE_BUCKETS)
 ACK_SECONDS = _histogram("herald_ack_seconds", "block sent -> acknowledged by the broker")
@@ -136,6 +137,24 @@ DECISIONS_UNLOGGED = _counter(
 BOOKS_MISSING = _gauge(
     "herald_books_missing", "events unaccounted for: 0, or lost (above 0) or counted twice (below 0)", "partition"
 )
+BOOKS_EVENTS = _gauge(
+    "herald_books_events",
+    "the books of a partition, a column at a time; `bad_stored` are rows of refused events",
+    "partition",
+    "column",
+)
+AUDIT_MISSING = _counter("herald_audit_missing_total", "rows of the log that were not in the warehouse", "table")
+AUDIT_EXTRA = _counter("herald_audit_extra_total", "rows in the warehouse that the log does not have", "table")
+AUDIT_ALTERED = _counter("herald_audit_altered_total", "rows that were not as the log says", "table")
+AUDIT_COPIED = _counter(
+    "herald_audit_copied_total", "rows that stood there twice to the letter, as after a repeated insert", "table"
+)
+AUDIT_LEFT = _gauge("herald_audit_left_rows", "rows of the kinds above found by the last look and not put right")
+AUDIT_FORGOTTEN = _counter(
+    "herald_audit_forgotten_blocks_total", "blocks that the log forgot before the audit saw them"
+)
+AUDIT_BEHIND = _gauge("herald_audit_behind_blocks", "applied blocks that the audit has still to compare with the log")
+AUDIT_SECONDS = _histogram("herald_audit_seconds", "one look of the auditor")
 RESTARTS = _counter("herald_restarts_total", "parts restarted by the supervisor of `herald up`", "part")
 DATA_FREE = _gauge("herald_data_free_bytes", "free space of the disk under HERALD_DATA_DIR")
 DATA_SIZE = _gauge("herald_data_size_bytes", "size of the disk under HERALD_DATA_DIR")

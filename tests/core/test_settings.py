@@ -28,6 +28,7 @@ OTHER = {
     "delivery_keys": "k1,k2",
     "log_level": "DEBUG",
     "accept_gap": "true",
+    "audit_heal": "false",
     "cookie_secure": "true",
     "session_split_on_campaign": "true",
 }

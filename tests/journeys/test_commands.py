@@ -305,6 +305,7 @@ def test_an_access_log_is_replayed_from_end_to_end(running: Up, published: Calla
     answer = herald("replay", str(log), "--limit", "200", env=running.env)
     assert answer.returncode == 0
     assert "sent 200  accepted 200" in answer.stdout
+    assert "skipped" not in answer.stdout
     drained(running.env)
     assert stored(running.env, "startsWith(event_id, 'log-') AND event_type = 'page'") == 200
 
@@ -325,7 +326,7 @@ def test_a_wrong_pace_and_a_wrong_key_are_told(running: Up, published: Callable[
     slow = herald("replay", log, "--pace", "0.5", env=running.env)
     assert (slow.returncode, "--pace = 0.5" in slow.stderr) == (2, True)
     refused = herald("replay", log, "--limit", "5", "--key", "nobodys", env=running.env)
-    assert (refused.returncode, "401" in refused.stderr) == (1, True)
+    assert (refused.returncode, "401" in refused.stderr, "--key = 'nobodys'" in refused.stderr) == (2, True, True)
     assert "Traceback" not in refused.stderr
 
 

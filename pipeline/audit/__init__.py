@@ -1,0 +1,1 @@
+"""The audit: log, ledger and warehouse compared by block, and put right."""
