@@ -53,12 +53,21 @@ class Totals(Struct, array_like=True):
 
 
 class EventBlock(Struct, array_like=True):
-    """The clean stage's answer to one collected block. rows: each event's place in the collected block."""
+    """The clean stage's answer to one collected block. rows: each event's place in the collected block.
+
+    received: events in the collected block; -1 in blocks of an older writer, which did not say.
+    """
 
     block_time_ms: int
     totals: Totals
     rows: list[int]
     events: list[Event]
+    received: int = -1
+
+    @property
+    def is_tick(self) -> bool:
+        """True where nothing came. Where all that came was refused or a repeat, something did: no time passed."""
+        return self.received <= 0 and not self.events
 
 
 class RefusedBlock(Struct, array_like=True):

@@ -153,6 +153,7 @@ class Event(Struct, array_like=True, gc=False):
     score: float = 0.0
     stock_level: int = 0
     properties: str = ""  # JSON object of what has no field of its own
+    stated_time_ms: int = 0  # the client's own clock, uncorrected; 0 where it stated no time that can be read
 
     @property
     def is_bot(self) -> bool:

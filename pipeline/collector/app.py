@@ -4,6 +4,7 @@ An RSGI application (Granian). 200 is said only once the broker has every block 
 """
 
 import logging
+import math
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -27,11 +28,12 @@ from pipeline.collector.identity import (
     refuses_tracking,
     set_cookie,
 )
+from pipeline.collector.quota import Quota
 from pipeline.collector.reading import BodyReader
 from pipeline.collector.request import Intake, Refusal, Request, Rules
 from pipeline.core.mask import mask, truncate_ip
 from pipeline.edge.clock import monotonic_s, now_ms
-from pipeline.edge.metrics import RECEIVED, REGISTRY, REJECTED, REQUESTS
+from pipeline.edge.metrics import OVER_QUOTA, RECEIVED, REGISTRY, REJECTED, REQUESTS
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 from schemas.block import partition_of
@@ -43,6 +45,7 @@ NO_STORE = ("cache-control", "no-store")
 RETRY_AFTER_MAX_S = 5
 OVERDUE_MS = 3_000  # an answer owed for so long means that the broker is away
 HEADER_CHARS_MAX = 2_048
+HEADERS_MAX = 64  # names; more is 431. Granian itself takes 100 lines and HEADER_BYTES_MAX
 KEPT_PER_S = 10  # refused requests that go into the log, a second; every one is counted
 
 _encode = msgspec.json.Encoder().encode
@@ -76,6 +79,10 @@ ROUTES: tuple[Route, ...] = (
 )  # fmt: skip
 SETTINGS_ROUTE = Route("/v1/projects/{key}/settings", ("GET",), "settings", "settings", "Segment in browsers: set-up")
 
+BODY_UNREAD = frozenset({403, 404, 405, 408, 413, 415, 422, 431, 503})
+"""May be answered before the body was read, as is every GET with a body. Then the connection ends with the answer: else
+the server would hold it for as long as the client likes, and the client's next request would be lost with it."""
+
 SNOWPLOW_FINAL = {413: 422, 415: 422}
 """Snowplow's trackers resend for ever on all but 400, 401, 403, 410 and 422, and the request grows each time."""
 
@@ -102,6 +109,8 @@ class Collector:
         self._rules = Rules(
             WriteKeys(settings.write_keys), mask_key, settings.batch_events_max, settings.event_bytes_max, new_id
         )
+        limit = settings.events_per_s_max
+        self._quota = Quota(settings.write_keys, limit, monotonic_s()) if limit else None
         self._routes = {route.path: route for route in ROUTES}
         self._masked_text = lru_cache(maxsize=4_096)(self._mask_text)
         self._handlers: dict[str, Handler] = {
@@ -131,10 +140,15 @@ class Collector:
         except Exception as error:  # noqa: BLE001 - a bug in one request must be seen, and must not end the others
             self._complain(error)
             status, headers, body = self._refuse(Refusal(500, "bug", "the fault is ours: it has been logged"), route)
+        is_read = scope.method == "POST" and status not in BODY_UNREAD
+        if not is_read and (status == 431 or _has_body(scope.headers)):
+            headers.append(("connection", "close"))
         _requests(route.kind if route is not None else "unknown", status).inc()
         protocol.response_bytes(status, headers + self._origins.headers(origin), body)
 
     async def _answer(self, scope: Any, protocol: Any, route: Route | None, origin: str) -> Answer:
+        if len(scope.headers) > HEADERS_MAX:
+            raise Refusal(431, "too_many_headers", f"{len(scope.headers)} headers, expected at most {HEADERS_MAX}")
         if route is None:
             raise Refusal(404, "unknown_path", f"no such path: {scope.path[:100]}")
         if scope.method == "OPTIONS":
@@ -171,8 +185,8 @@ class Collector:
         if status == 503:
             # spread over some seconds: all clients at once would be the next overload
             headers.append(("retry-after", str(1 + secrets.randbelow(RETRY_AFTER_MAX_S))))
-        if status in (408, 413):
-            headers.append(("connection", "close"))
+        if refusal.retry_after_s:
+            headers.append(("retry-after", str(refusal.retry_after_s)))
         if route is not None and route.handler in ("pixel", "snowplow_get"):
             return status, [*headers, ("content-type", "image/gif")], pixel.GIF
         body = {"error": refusal.code, "detail": refusal.detail, "accepted": 0, "rejected": [], "duplicate": 0}
@@ -258,7 +272,11 @@ class Collector:
 
     async def _take(self, intake: Intake, kind: tuple[str, str], answer: bytes | None) -> Answer:
         """Put the events into their blocks, wait for the broker's word, and answer."""
+        if self._quota is not None:
+            self._need_quota(self._quota, intake)
         if not await self._writer.landed(self._add(intake)):
+            if self._quota is not None:
+                self._quota.give_back(intake.keys)
             raise Refusal(503, "not_stored", "the broker did not confirm in time: send again, with the same ids")
         _received(intake.items[0].context.protocol).inc(len(intake.items))
         headers: Headers = [kind, NO_STORE]
@@ -269,6 +287,14 @@ class Collector:
                 set_cookie(settings.cookie_name, intake.new_visitor, settings.cookie_max_age_s, settings.cookie_secure),
             ))  # fmt: skip
         return 200, headers, answer if answer is not None else _report(intake)
+
+    def _need_quota(self, quota: Quota, intake: Intake) -> None:
+        """Refuse a request of a key that sends faster than it may; how long it has to wait is told."""
+        key, wait_s = quota.take(intake.keys, monotonic_s())
+        if key:
+            OVER_QUOTA.labels(self._rules.keys.site(key)).inc(len(intake.items))
+            limit = f"expected at most {self._settings.events_per_s_max} events a second under one write key"
+            raise Refusal(429, "quota", limit, max(1, math.ceil(wait_s)))
 
     def _add(self, intake: Intake) -> set[Ticket]:
         add, partitions = self._writer.add, self._settings.partitions
@@ -330,6 +356,11 @@ def _report(intake: Intake) -> bytes:
     rejected.sort(key=lambda one: one["i"])
     REJECTED.labels("unknown_key").inc(len(intake.unknown))
     return _encode({"accepted": accepted, "rejected": rejected, "duplicate": len(ids) - len(set(ids))})
+
+
+def _has_body(headers: Any) -> bool:
+    """True where a request's headers announce a body."""
+    return (headers.get("content-length") or "0") != "0" or "transfer-encoding" in headers
 
 
 @lru_cache(maxsize=512)

@@ -19,7 +19,7 @@ class WriteKeys:
 
     def site(self, key: str) -> str:
         """Return the site of a write key, "" for an unknown one. The digest hides how much of a guess was right."""
-        given = key.encode("utf-8", "replace")
+        given = key.encode("utf-8", "surrogatepass")  # "replace" would make a lone surrogate the `?` of another key
         known, site = self._found.get(hashlib.sha256(given).digest(), (b"", ""))
         return site if hmac.compare_digest(known, given) and known else ""
 

@@ -1,6 +1,6 @@
 """What every protocol does with one event: the cheap checks at the door, and taking ids out where there is no consent.
 
-What is refused here still travels, with its raw bytes cut short: the clean stage counts it and keeps it in `bad`.
+What is refused here still travels, with its raw bytes: the clean stage counts it and keeps it in `bad`.
 """
 
 from typing import Any
@@ -9,8 +9,6 @@ import msgspec
 
 from pipeline.collector.request import Item
 from schemas.event import Context, DropReason
-
-REFUSED_BYTES_MAX = 4_096
 
 # Who somebody is, under any of the names that trackers use, at any depth. Compared in lower case without _ and -.
 IDENTITY_KEYS = frozenset({
@@ -26,14 +24,15 @@ _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
 
-def refuse(context: Context, reason: DropReason, raw: bytes, event_id: str = "") -> Item:
-    """Return an item that is refused already; its raw bytes are cut to REFUSED_BYTES_MAX.
+def refuse(context: Context, reason: DropReason, raw: bytes, raw_bytes_max: int, event_id: str = "") -> Item:
+    """Return an item that is refused already, with its raw bytes, so that it can be replayed once the cause is mended.
 
-    Without consent they lose their ids first, and are not kept at all where they cannot be read.
+    raw_bytes_max: what is longer is cut, since it was too large for an event. Without consent the bytes lose their ids
+    first, and are not kept at all where they cannot be read.
     """
     if context.no_consent:
         raw = without_identity(raw) or b""
-    return Item(context, event_id, "", raw[:REFUSED_BYTES_MAX], reason.value)
+    return Item(context, event_id, "", raw[:raw_bytes_max], reason.value)
 
 
 def without_identity(raw: bytes, own_keys: frozenset[str] = frozenset()) -> bytes | None:

@@ -37,7 +37,8 @@ _object = msgspec.json.Decoder(dict[str, object])
 def read(request: Request, rules: Rules) -> Intake:
     """Return the one event of a pixel request. Raises Refusal 401 without a known key; all else wrong is an item."""
     message = read_query(request.query)
-    site = rules.keys.site(message.pop("k", ""))
+    key = message.pop("k", "")
+    site = rules.keys.site(key)
     if not site:
         raise Refusal(401, "unknown_key", "no known write key: expected it as k=")
     no_consent = request.no_consent or message.get("c") == "0"
@@ -54,11 +55,11 @@ def read(request: Request, rules: Rules) -> Intake:
         left = without_identity(raw, PIXEL_IDENTITY)
         raw, refused = left or b"", refused if left is not None else DropReason.BAD_PAYLOAD
     if refused is not None:
-        return Intake([refuse(context, refused, raw, event_id)])
+        return Intake([refuse(context, refused, raw, rules.event_bytes_max, event_id)], keys={key: 1})
     if no_consent:
-        return Intake([Item(context, event_id, "", raw)])
+        return Intake([Item(context, event_id, "", raw)], keys={key: 1})
     visitor, new_visitor = _visitor(message, request.cookie, rules)
-    return Intake([Item(context, event_id, visitor, raw)], new_visitor)
+    return Intake([Item(context, event_id, visitor, raw)], new_visitor, keys={key: 1})
 
 
 def _open_properties(message: dict[str, str]) -> DropReason | None:

@@ -13,10 +13,12 @@ class Refusal(Exception):
     """A whole request is refused, nothing of it is stored.
 
     status: HTTP status. code: one word for metrics and the answer. detail: what was wrong and what was expected.
+    retry_after_s: when to come again; 0 = what the status means by itself.
     """
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, retry_after_s: int = 0) -> None:
         super().__init__(detail)
+        self.retry_after_s = retry_after_s
         self.status = status
         self.code = code
         self.detail = detail
@@ -67,8 +69,10 @@ class Intake:
     """What a protocol made of a request. new_visitor: an id to set as cookie, else "".
 
     unknown: place -> event id of the items with no known key; nothing of them is stored.
+    keys: write key -> how many of the items came under it, for the quota.
     """
 
     items: list[Item]
     new_visitor: str = ""
     unknown: dict[int, str] = field(default_factory=dict)
+    keys: dict[str, int] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from pipeline.collector.body import NotFinite, decode, encode_mended, has_damage, mend, strip_bom
 from pipeline.collector.identity import WriteKeys
-from pipeline.collector.items import REFUSED_BYTES_MAX, refuse, without_identity
+from pipeline.collector.items import refuse, without_identity
 from pipeline.collector.request import Intake, Item, Refusal, Request, Rules
 from pipeline.core.event_time import time_ms
 from pipeline.core.ids import usable_id
@@ -60,7 +60,7 @@ def read(request: Request, rules: Rules) -> Intake:
     body = strip_bom(request.body)
     is_batch = request.kind == "batch"
     raws, envelope, broken = _split(body, is_batch, rules.mask_key)
-    site = _authorise(request, envelope, body, rules.keys)
+    key, site = _authorise(request, envelope, body, rules.keys)
     if not raws:
         raise Refusal(400, "empty", "the request holds no events: expected a list under `batch`")
     if len(raws) > rules.batch_events_max:
@@ -69,9 +69,12 @@ def read(request: Request, rules: Rules) -> Intake:
     anonymous = context
     if not request.no_consent and b'"consent"' in body:
         anonymous = _context(request, site, envelope, no_consent=True)
-    return _read_items(raws, broken, request, rules, (context, anonymous))
+    intake = _read_items(raws, broken, request, rules, (context, anonymous))
+    intake.keys[key] = len(raws)
+    return intake
 
 
+SAMPLE_BYTES_MAX = 4_096  # of a request that is refused whole: a sample to look at, nothing to replay
 KEPT_REFUSALS = {
     "bad_json": DropReason.BAD_JSON, "too_complex": DropReason.TOO_COMPLEX, "too_many": DropReason.TOO_LARGE,
 }  # fmt: skip
@@ -87,7 +90,8 @@ def keep_refused(request: Request, rules: Rules, refusal: Refusal) -> Intake | N
     if reason is None or not site:
         return None
     context = _context(request, site, _Envelope(), no_consent=request.no_consent)
-    return Intake([refuse(context, reason, mask(request.body[:REFUSED_BYTES_MAX], rules.mask_key))])
+    sample = mask(request.body[:SAMPLE_BYTES_MAX], rules.mask_key)
+    return Intake([refuse(context, reason, sample, SAMPLE_BYTES_MAX)])
 
 
 def _split(body: bytes, is_batch: bool, mask_key: bytes) -> tuple[list[bytes], _Envelope, frozenset[int]]:
@@ -121,8 +125,8 @@ def _split_mended(value: Any, is_batch: bool, mask_key: bytes) -> tuple[list[byt
     return [mask(raw, mask_key) for raw, _ in encoded], envelope, broken
 
 
-def _authorise(request: Request, envelope: _Envelope, body: bytes, keys: WriteKeys) -> str:
-    """Return the site. The key is the Basic user, or X-Write-Key, or `writeKey` in the body, or in the query."""
+def _authorise(request: Request, envelope: _Envelope, body: bytes, keys: WriteKeys) -> tuple[str, str]:
+    """Return (key, site). The key is the Basic user, or X-Write-Key, or `writeKey` in the body, or in the query."""
     given = _header_key(request)
     if given is None and isinstance(envelope.writeKey, str):
         given = envelope.writeKey
@@ -133,7 +137,7 @@ def _authorise(request: Request, envelope: _Envelope, body: bytes, keys: WriteKe
     site = keys.site(given) if given else ""
     if not site:
         raise Refusal(401, "unknown_key", "no known write key: expected Basic auth, X-Write-Key or `writeKey`")
-    return site
+    return given or "", site
 
 
 def _header_key(request: Request) -> str | None:
@@ -149,7 +153,7 @@ def _header_key(request: Request) -> str | None:
 def _key_unmasked(body: bytes) -> str:
     try:
         found: _Envelope = decode(body, _envelope)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):  # a damaged body was mended, but only a copy of it
         return ""
     return found.writeKey if isinstance(found.writeKey, str) else ""
 
@@ -176,9 +180,9 @@ def _read_items(
     items: list[Item] = []
     for place, raw in enumerate(raws):
         if raw[:1] != b"{":
-            items.append(refuse(context, DropReason.NOT_AN_OBJECT, raw))
+            items.append(refuse(context, DropReason.NOT_AN_OBJECT, raw, rules.event_bytes_max))
         elif place in broken:
-            items.append(refuse(context, DropReason.BAD_TYPE, raw))
+            items.append(refuse(context, DropReason.BAD_TYPE, raw, rules.event_bytes_max))
         else:
             items.append(_read_item(raw, cookie, rules.event_bytes_max, context, anonymous))
     return Intake(items)
@@ -188,15 +192,15 @@ def _read_item(raw: bytes, cookie: str, event_bytes_max: int, context: Context, 
     try:
         ids = _ids.decode(raw)
     except (msgspec.DecodeError, RecursionError):
-        return refuse(context, DropReason.BAD_TYPE, raw)
+        return refuse(context, DropReason.BAD_TYPE, raw, event_bytes_max)
     visitor, event_id = usable_id(ids.anonymousId) or usable_id(ids.userId) or cookie, usable_id(ids.messageId)
     if context.no_consent or (anonymous is not context and b'"consent"' in raw and _refuses_consent(raw)):
         left = without_identity(raw)
         if left is None:
-            return refuse(anonymous, DropReason.BAD_TYPE, raw, event_id)
+            return refuse(anonymous, DropReason.BAD_TYPE, raw, event_bytes_max, event_id)
         context, visitor, raw = anonymous, "", left
     if len(raw) > event_bytes_max:
-        return refuse(context, DropReason.TOO_LARGE, raw, event_id)
+        return refuse(context, DropReason.TOO_LARGE, raw, event_bytes_max, event_id)
     return Item(context, event_id, visitor, raw)
 
 

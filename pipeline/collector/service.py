@@ -17,6 +17,7 @@ from pipeline.collector.app import Collector
 from pipeline.collector.buffer import BlockWriter
 from pipeline.edge import metrics
 from pipeline.edge.heap import settle
+from pipeline.edge.listen import need_free
 from pipeline.edge.secret import key_of
 from pipeline.settings import Settings
 
@@ -45,7 +46,10 @@ def _server(app: Any, settings: Settings) -> Any:
 
 
 async def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT. Returns 0, or 1 where the server ended by itself."""
+    """Serve until SIGTERM or SIGINT. Returns 0, or 1 where the server ended by itself.
+
+    Raises SettingsError where `collected` has another number of partitions than the settings.
+    """
     loop = asyncio.get_running_loop()
     writer = BlockWriter(settings, loop, f"collector-{socket.gethostname()}-{os.getpid()}")
     app = Collector(settings, writer, key_of(settings.mask_secret, settings.data_dir, "mask.key"))
@@ -58,7 +62,7 @@ async def serve(settings: Settings) -> int:
     serving = loop.create_task(server.serve())
     waiting = loop.create_task(stopping.wait())
     log.info("collector on http://%s:%s", settings.host, settings.collector_port)
-    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({serving, waiting, writer.refused}, return_when=asyncio.FIRST_COMPLETED)
     app.is_stopping = True
     if not await writer.close(min(DRAIN_S, settings.ack_timeout_ms / 1_000)):
         log.warning("the broker did not take the last events in time: their senders were told to send again")
@@ -66,6 +70,8 @@ async def serve(settings: Settings) -> int:
     await serving  # raises what stopped it, if nobody asked it to
     waiting.cancel()
     log.info("collector stopped")
+    if writer.refused.done():
+        raise writer.refused.result()
     return 0 if stopping.is_set() else 1
 
 
@@ -80,6 +86,7 @@ def _allow_open_files() -> None:
 
 def run(settings: Settings) -> int:
     """Run the collector in this process; returns its exit code. Raises SettingsError for what it cannot work with."""
+    need_free(settings.host, settings.collector_port, "HERALD_COLLECTOR_PORT")
     _allow_open_files()
     metrics.watch_data_dir(settings.data_dir)
     return uvloop.run(serve(settings))

@@ -9,6 +9,7 @@ from typing import Any
 from kafka.errors import KafkaError
 
 from pipeline.edge import kafka
+from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 from schemas.block import Headers
 from schemas.topics import COLLECTED
@@ -25,8 +26,10 @@ class KafkaSink:
     A failed producer is never used again: an idempotent one may be in an error that it cannot leave.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, refuse: Callable[[SettingsError], None]) -> None:
+        """refuse: told, from another thread, that the topic has another number of partitions than the settings."""
         self._settings = settings
+        self._refuse = refuse
         self._topic = settings.topic(COLLECTED.name)
         self._producer: Any = None
         self._old: list[Any] = []
@@ -95,12 +98,14 @@ class KafkaSink:
         producer = None
         try:
             producer = kafka.producer(self._settings, **CONNECTING)
-            found = producer.partitions_for(self._topic)
-            if found is not None and len(found) == self._settings.partitions:
+            found = len(producer.partitions_for(self._topic) or ())
+            if found == self._settings.partitions:
                 producer.config["max_block_ms"] = 1  # from now on metadata is known: a send must never wait
                 return producer
-            expected = self._settings.partitions
-            log.warning("topic %s has %s partitions, expected %s", self._topic, len(found or ()), expected)
+            text = f"{self._topic}: {found} partitions, expected {self._settings.partitions} (HERALD_PARTITIONS)"
+            log.warning("%s", text)
+            if found:
+                self._refuse(SettingsError(f"{text}\n{kafka.PARTITIONS_ARE_FIXED}"))
         except (KafkaError, OSError) as error:
             log.warning("no broker at %s: %r", self._settings.bootstrap_servers, error)
         _close(producer)

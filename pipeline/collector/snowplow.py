@@ -40,6 +40,7 @@ class _Found(Struct):
     """One event before masking: its map as JSON, and what was wrong with it. site: "" for an unknown app."""
 
     raw: bytes
+    key: str = ""
     site: str = ""
     event_id: str = ""
     sent_time_ms: int = 0
@@ -96,7 +97,7 @@ def _read_raw(raw: bytes, is_broken: bool, rules: Rules) -> _Found:
 def _read_message(message: Message, rules: Rules) -> _Found:
     aid = message.get("aid")
     key = aid if isinstance(aid, str) else ""
-    found = _Found(b"", rules.keys.site(key), usable_id(message.get("eid")), time_ms(message.get("stm")) or 0)
+    found = _Found(b"", key, rules.keys.site(key), usable_id(message.get("eid")), time_ms(message.get("stm")) or 0)
     if any(isinstance(message.get(name), dict | list | bool) for name in ("eid", "duid", "uid", "nuid")):
         found.refused = DropReason.BAD_TYPE
     try:
@@ -130,12 +131,12 @@ def _intake(request: Request, rules: Rules, found: list[_Found]) -> Intake:
     An event whose `aid` is no key of ours belongs to no site and is not stored; where all are such, the request is
     refused with 401, which every Snowplow tracker takes as final.
     """
-    first_site = next((one.site for one in found if one.site), "")
-    if not first_site:
+    first = next((one for one in found if one.site), None)
+    if first is None:
         raise Refusal(401, "unknown_key", "no event has a known write key as its app id (`aid`)")
     for one in found:
         if one.refused is DropReason.NOT_AN_OBJECT:
-            one.site = first_site  # it names no app itself, but came with events of this one
+            one.key, one.site = first.key, first.site  # it names no app itself, but came with events of this one
     unknown = {place: one.event_id for place, one in enumerate(found) if not one.site}
     masked = _raws.decode(mask(b"[" + b",".join(one.raw for one in found) + b"]", rules.mask_key))
     contexts: dict[tuple[str, int], Context] = {}
@@ -146,6 +147,7 @@ def _intake(request: Request, rules: Rules, found: list[_Found]) -> Intake:
             if context is None:
                 context = contexts[one.site, one.sent_time_ms] = _context(request, one)
             intake.items.append(_item(request, rules, intake, context, one, bytes(raw)))
+            intake.keys[one.key] = intake.keys.get(one.key, 0) + 1
     return intake
 
 
@@ -165,7 +167,7 @@ def _context(request: Request, one: _Found) -> Context:
 
 def _item(request: Request, rules: Rules, intake: Intake, context: Context, one: _Found, raw: bytes) -> Item:
     if one.refused is DropReason.NOT_AN_OBJECT:
-        return refuse(context, one.refused, raw)
+        return refuse(context, one.refused, raw, rules.event_bytes_max)
     message = _message.decode(raw)  # again: masking may have changed the ids
     event_id = usable_id(message.get("eid")) if one.refused is not DropReason.BAD_TYPE else ""
     if context.no_consent:
@@ -174,7 +176,7 @@ def _item(request: Request, rules: Rules, intake: Intake, context: Context, one:
     if one.refused is None and len(raw) > rules.event_bytes_max:
         one.refused = DropReason.TOO_LARGE
     if one.refused is not None:
-        return refuse(context, one.refused, raw, event_id)
+        return refuse(context, one.refused, raw, rules.event_bytes_max, event_id)
     return Item(context, event_id, "" if context.no_consent else _visitor(message, request, intake, rules), raw)
 
 

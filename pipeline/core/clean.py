@@ -191,12 +191,16 @@ def need_fields(work: Work) -> Drop | None:
 
 
 def set_time(work: Work) -> Drop | None:
-    """Settle event_time_ms: the client's time, its clock corrected by what it said when sending, inside bounds."""
+    """Settle event_time_ms: the client's time, its clock corrected by what it said when sending, inside bounds.
+
+    What the client stated is kept beside it as it was.
+    """
     event, rules, received = work.event, work.rules, work.context.received_time_ms
     stated = time_ms(work.incoming.get("event_time"))
     if stated is None:
         event.flags |= _TIME_MISSING
         return None
+    event.stated_time_ms = stated
     sent = time_ms(work.incoming.get("sent_time")) or work.context.sent_time_ms
     skew = received - sent if sent else 0
     if rules.skew_min_ms <= abs(skew) <= rules.skew_max_ms:

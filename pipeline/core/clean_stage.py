@@ -14,8 +14,6 @@ from schemas.block import CollectedBlock, EventBlock, Origin, RefusedBlock, Tota
 from schemas.event import Collected, Context, Event, Refused
 from schemas.topics import BAD, CLEAN_STATE, COLLECTED, EVENTS, Topic
 
-RAW_KEPT_BYTES_MAX = 4_096
-
 
 class Clean:
     """The fold of one partition. An event is refused, a duplicate, or clean: exactly one of the three."""
@@ -87,8 +85,8 @@ class Clean:
         )
 
     def _outputs(self, block: CollectedBlock, kept: list[tuple[int, Event]], refused: list[Refused]) -> list[Output]:
-        rows, events = [row for row, _ in kept], [event for _, event in kept]
-        outputs = [Output(EVENTS, EventBlock(block.block_time_ms, self.totals, rows, events), len(events))]
+        rows, events, received = [row for row, _ in kept], [event for _, event in kept], len(block.events)
+        outputs = [Output(EVENTS, EventBlock(block.block_time_ms, self.totals, rows, events, received), len(events))]
         if refused:
             outputs.append(Output(BAD, RefusedBlock(block.block_time_ms, refused), len(refused)))
         return outputs
@@ -113,5 +111,5 @@ def _refused(row: int, collected: Collected, context: Context, drop: Drop) -> Re
         site=context.site,
         protocol=context.protocol.value,
         kind=context.kind,
-        raw=collected.raw[:RAW_KEPT_BYTES_MAX],
+        raw=collected.raw,
     )

@@ -10,7 +10,7 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -41,7 +41,6 @@ class LinkFault(StrEnum):
 
     MALFORMED = "malformed"
     FORGED = "forged"  # the seal is not ours: altered, invented, or sealed with another key
-    EXPIRED = "expired"
 
 
 class Link(Struct, array_like=True, frozen=True, gc=False):
@@ -59,6 +58,12 @@ class Link(Struct, array_like=True, frozen=True, gc=False):
     creative_id: str
     expires_ms: int
     target: str = ""
+
+
+class Expired(NamedTuple):
+    """A link of ours whose time is over: it counts no more, but leads where it always led."""
+
+    link: Link
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -83,8 +88,8 @@ def seal(link: Link, key: bytes) -> str:
     return urlsafe_b64encode(_seal_of(said, key) + said).rstrip(b"=").decode("ascii")
 
 
-def unseal(token: str, key: bytes, kind: LinkKind, now_ms: int) -> Link | LinkFault:
-    """Return what a token says, or why it is refused; raises nothing, whatever the token.
+def unseal(token: str, key: bytes, kind: LinkKind, now_ms: int) -> Link | Expired | LinkFault:
+    """Return what a token says, that it is too old to count, or why it is refused; raises nothing, whatever the token.
 
     kind: of the address it came by. now_ms: when; a link still holds at exactly its expiry.
     """
@@ -102,7 +107,7 @@ def unseal(token: str, key: bytes, kind: LinkKind, now_ms: int) -> Link | LinkFa
         return LinkFault.MALFORMED  # sealed by us, in a shape that this version does not know
     if link.kind is not kind or (kind is LinkKind.CLICK and not is_safe_target(link.target)):
         return LinkFault.MALFORMED
-    return link if now_ms <= link.expires_ms else LinkFault.EXPIRED
+    return link if now_ms <= link.expires_ms else Expired(link)
 
 
 def _seal_of(said: bytes, key: bytes) -> bytes:

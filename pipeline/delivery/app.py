@@ -4,7 +4,7 @@ import asyncio
 import functools
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -15,14 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route as Path
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.core import decide as decisions
-from pipeline.core.link import Link, LinkFault, LinkKind, unseal
+from pipeline.core.link import Expired, Link, LinkFault, LinkKind, unseal
 from pipeline.delivery.api import DecisionRequest, RewardAnswer, RewardRequest, RollupAnswer
 from pipeline.delivery.desk import Desk
 from pipeline.delivery.explain import Archive, explain, of_model, of_profile
-from pipeline.delivery.guard import Guard
+from pipeline.delivery.guard import HEADERS_MAX, Guard
 from pipeline.delivery.log import News, Pen, Sender
 from pipeline.delivery.memory import Memory
 from pipeline.delivery.pages import PAGES, page
@@ -136,15 +136,15 @@ class Delivery:
 
     async def impression(self, request: Request) -> Response:
         """Count an impression; a GIF. 503 (with the GIF) where it could not be stored."""
-        link = self._link(request, LinkKind.IMPRESSION)
-        landed = await self._follow(request, link)
+        landed = await self._follow(request, self._link(request, LinkKind.IMPRESSION))
         headers = {"cache-control": "no-store"} | ({} if landed else {"retry-after": "1"})
         return Response(PIXEL, 200 if landed else 503, headers, media_type="image/gif")
 
     async def click(self, request: Request) -> Response:
-        """Count a click and send the visitor on; also where it could not be stored in time."""
-        link = self._link(request, LinkKind.CLICK)
-        await self._follow(request, link)
+        """Count a click and send the visitor on; also where it could not be stored in time, or comes too late."""
+        found = self._link(request, LinkKind.CLICK)
+        await self._follow(request, found)
+        link = found.link if isinstance(found, Expired) else found
         return RedirectResponse(link.target, 302, {"cache-control": "no-store", "x-robots-tag": "noindex"})
 
     async def health(self, request: Request) -> Response:
@@ -172,15 +172,24 @@ class Delivery:
         """The OpenAPI document, for people."""
         return await page("index.html", PAGES["index.html"])(request)
 
-    def _link(self, request: Request, kind: LinkKind) -> Link:
+    def _link(self, request: Request, kind: LinkKind) -> Link | Expired:
         found = unseal(request.path_params["token"], self._key, kind, now_ms())
         if isinstance(found, LinkFault):
             metrics.REWARDS.labels(kind.value, found.value).inc()
             raise Problem(400, found.value, f"this {kind.value} address is {found.value}; expected one of our making")
         return found
 
-    async def _follow(self, request: Request, link: Link) -> bool:
-        """Log that an address was followed. Its event id is the link's: following it again counts once."""
+    async def _follow(self, request: Request, link: Link | Expired) -> bool:
+        """Log that an address was followed. Its event id is the link's: following it again counts once.
+
+        Too late, it is counted in the metrics alone: nothing may be learnt or billed from an address that somebody kept
+        or collected. It is still answered, since the visitor did no wrong, and its seal says that the target is ours.
+        """
+        if request.method == "HEAD":  # a mail scanner or a preview: nobody has seen or clicked anything
+            return True
+        if isinstance(link, Expired):
+            metrics.REWARDS.labels(link.link.kind.value, "expired").inc()
+            return True
         kind = NEWS_OF[link.kind]
         said = f"{link.decision_id}:{link.action_id}:{kind.value}"
         event_id = hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=16).hexdigest()
@@ -206,7 +215,7 @@ def create(delivery: Delivery) -> ASGIApp:
     routes += [Path(f"/docs/{name}", page(name, media), methods=["GET"]) for name, media in PAGES.items()]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _not_ours, Exception: _bug})
     app.router.redirect_slashes = False
-    return _without_slash(app)
+    return _bounded(_without_slash(app))
 
 
 def _answering(guard: Guard, kind: str, endpoint: Endpoint, needs_key: bool) -> Endpoint:
@@ -233,7 +242,8 @@ async def _not_ours(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     _requests("unknown", error.status_code).inc()
     if error.status_code == 405:
-        return render(Problem(405, "method", f"expected {(error.headers or {}).get('Allow', '')}"), error.headers)
+        problem = Problem(405, "method", f"expected {(error.headers or {}).get('Allow', '')}")
+        return render(problem, error.headers)
     return render(Problem(error.status_code, "not_found", "no such address; /docs lists them all"))
 
 
@@ -244,6 +254,51 @@ async def _bug(request: Request, error: Exception) -> Response:
     )
     _requests("failed", 500).inc()
     return render(Problem(500, "internal", "a fault of ours; it is in our log"))
+
+
+def _bounded(app: ASGIApp) -> ASGIApp:
+    """Refuse too many headers before anything else looks at the request, and let no body wait unread.
+
+    What is left of a body when the answer goes out is read by nobody: the connection ends with the answer, else the
+    server would hold it for as long as the client likes, and the client's next request would be lost with it.
+    """
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope.get("headers", ())
+        if len(headers) > HEADERS_MAX:
+            _requests("unknown", 431).inc()
+            problem = Problem(431, "too_many_headers", f"{len(headers)} headers, expected at most {HEADERS_MAX}")
+            await render(problem, {"connection": "close"})(scope, receive, send)
+        elif _has_body(headers):
+            whole = _Whole(receive, send)
+            await app(scope, whole.receive, whole.send)
+        else:
+            await app(scope, receive, send)
+
+    return call
+
+
+def _has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any((name == b"content-length" and value != b"0") or name == b"transfer-encoding" for name, value in headers)
+
+
+class _Whole:
+    """Passes a request and its answer on; ends the connection where the answer comes before the end of the body."""
+
+    __slots__ = ("_is_read", "_receive", "_send")
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send, self._is_read = receive, send, False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._is_read = message["type"] == "http.request" and not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if not self._is_read and message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"connection", b"close")]
+        await self._send(message)
 
 
 def _without_slash(app: ASGIApp) -> ASGIApp:

@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 
 BODY_TIMEOUT_S: Final = 10.0
 HEADER_CHARS_MAX: Final = 2_048
+HEADERS_MAX: Final = 64  # lines; more is 431. Granian itself takes 100, and HEADER_BYTES_MAX in all
 M = TypeVar("M", bound=BaseModel)
 
 

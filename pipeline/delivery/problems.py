@@ -8,7 +8,6 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 ERRORS_SHOWN_MAX = 10
-BODY_UNREAD = frozenset({401, 408, 413, 415})  # answered before the body was read
 SAFE_HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 
@@ -45,7 +44,7 @@ def invalid(status: int, error: ValidationError, what: str) -> Problem:
 
 
 def render(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the HTTP answer of a problem."""
+    """Return the HTTP answer of a problem. headers: more for the answer."""
     body = {
         "type": "about:blank",
         "title": HTTPStatus(problem.status).phrase,
@@ -59,6 +58,4 @@ def render(problem: Problem, headers: Mapping[str, str] | None = None) -> Respon
         found["retry-after"] = str(problem.retry_after_s)
     if problem.status == 401:
         found["www-authenticate"] = "Bearer"
-    if problem.status in BODY_UNREAD:
-        found["connection"] = "close"  # else the client may use a connection that the server is about to close
     return Response(msgspec.json.encode(body), problem.status, found, media_type="application/problem+json")

@@ -34,7 +34,9 @@ class Route:
 
 _KEYED: Final = (401,)
 _BODY: Final = (400, 408, 413, 415)
+_ANY: Final = (431,)  # of every address
 _TIME: Final = "ms since 1970 UTC, or ISO 8601"
+_OF_PATH: Final[dict[str, dict[str, object]]] = {"decision_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"}}
 _Query = tuple[str, dict[str, object], str]
 _FILTERS: Final[tuple[_Query, ...]] = tuple(
     (name, {"type": "string"}, f"only this {name.replace('_', ' ')}") for name in DIMENSIONS
@@ -65,7 +67,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("GET", "/v1/reports/rollup", "rollup", "counts by minute, hour or day", gives=api.RollupAnswer,
           problems=(422, 503, *_KEYED), needs_key=True, query=_ROLLUP_QUERY),
     Route("GET", "/v1/i/{token}.gif", "impression", "signed: an action was seen; 503 where it could not be stored",
-          media="image/gif", problems=(400,)),
+          media="image/gif", problems=(400, 503)),
     Route("GET", "/c/{token}", "click", "signed: an action was clicked; sends the visitor on", media="", status=302,
           problems=(400,)),
     Route("GET", "/healthz", "health", "200 while the process lives"),
@@ -77,7 +79,8 @@ ROUTES: Final[tuple[Route, ...]] = (
 
 _REASONS: Final = {
     200: "done", 302: "on to the target", 400: "malformed", 401: "no delivery key", 404: "unknown", 408: "too slow",
-    413: "too large", 415: "not JSON", 422: "not a report", 503: "away: try again after Retry-After seconds",
+    413: "too large", 415: "not JSON", 422: "not a report", 431: "too many headers",
+    503: "away: try again after Retry-After seconds",
 }  # fmt: skip
 
 
@@ -102,7 +105,10 @@ def document() -> dict[str, Any]:
 def _operation(route: Route) -> dict[str, Any]:
     found: dict[str, Any] = {"operationId": route.name, "summary": route.meaning, "responses": {}}
     names = re.findall(r"{(\w+)", route.path)
-    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": _OF_PATH.get(name, {"type": "string"})}
+        for name in names
+    ]
     parameters += [
         {"name": name, "in": "query", "required": False, "schema": schema, "description": meaning}
         for name, schema, meaning in route.query
@@ -115,7 +121,7 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.media:
         done["content"] = _content(route.media, route.gives)
     found["responses"][str(route.status)] = done
-    for status in sorted(route.problems):
+    for status in sorted((*route.problems, *_ANY)):
         problem = _content("application/problem+json", api.ProblemDetails)
         found["responses"][str(status)] = {"description": _REASONS[status], "content": problem}
     if route.needs_key:

@@ -26,6 +26,7 @@ from pipeline.edge import metrics
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.edge.follow import Follower
 from pipeline.edge.heap import settle
+from pipeline.edge.listen import need_free
 from pipeline.edge.secret import key_of
 from pipeline.settings import Settings
 from schemas.topics import MODELS, PROFILES
@@ -61,7 +62,10 @@ def _server(app: Any, settings: Settings) -> Server:
 
 
 async def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT. Returns 0, or 1 where the last records could not be handed to the broker."""
+    """Serve until SIGTERM or SIGINT. Returns 0, or 1 where the last records could not be handed to the broker.
+
+    Raises SettingsError where `collected` has another number of partitions than the settings.
+    """
     loop = asyncio.get_running_loop()
     patient = settings.model_copy(update={"flush_ms": max(settings.flush_ms, FLUSH_MS)})
     writer = BlockWriter(patient, loop, f"delivery-{socket.gethostname()}-{os.getpid()}", keeps=True)
@@ -81,7 +85,7 @@ async def serve(settings: Settings) -> int:
     waiting: list[asyncio.Task[object]] = [loop.create_task(event.wait()) for event in (stopping, broken)]
     waiting.append(loop.create_task(_settle_when_loaded(memory, stopping)))
     log.info("delivery on http://%s:%s", settings.host, settings.delivery_port)
-    await asyncio.wait({serving, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({serving, writer.refused, *waiting}, return_when=asyncio.FIRST_COMPLETED)
     delivery.is_stopping = True
     server.stop()  # type: ignore[no-untyped-call]
     await serving  # raises what stopped it, if nobody asked it to
@@ -90,6 +94,8 @@ async def serve(settings: Settings) -> int:
     landed = await writer.close(min(DRAIN_S, settings.ack_timeout_ms / 1_000))
     await asyncio.gather(*(loop.run_in_executor(None, stop) for stop in (follower.stop, warehouse.close)))
     log.info("delivery stopped")
+    if writer.refused.done():
+        raise writer.refused.result()
     return 0 if landed and stopping.is_set() else 1
 
 
@@ -116,6 +122,7 @@ def _watch(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event, broken: asy
 def run(settings: Settings) -> int:
     """Run delivery in this process; returns its exit code. Raises SettingsError where the settings do not allow it."""
     check_exposed(settings)
+    need_free(settings.host, settings.delivery_port, "HERALD_DELIVERY_PORT")
     sys.setswitchinterval(SWITCH_S)
     metrics.watch_data_dir(settings.data_dir)
     return uvloop.run(serve(settings))

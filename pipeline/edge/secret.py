@@ -34,7 +34,8 @@ def key_of(given: SecretStr, data_dir: Path, name: str) -> bytes:
 def _make(path: Path) -> None:
     """Write a new key beside its place and link it there: of two processes at once, the first one's key stays."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    # Not the process id alone: in a container it is always the same, and one that was killed here has left its file.
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(secrets.token_hex(KEY_BYTES).encode())
         file.flush()

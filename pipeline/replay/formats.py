@@ -1,12 +1,13 @@
 """What a recorded file's rows are as requests: one reader a format, found by the file's first line.
 
-A reader yields (time of the row in ms, lane, message): rows of one lane are sent in order. Messages are Segment's, or a
-pixel's query with its headers.
+A reader yields one `Recorded` a row, or None for a row that it cannot read: that is told, and harms no other row.
 """
 
 import csv
 import gzip
 import hashlib
+import itertools
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +29,7 @@ class Recorded(NamedTuple):
     headers: dict[str, str] | None = None
 
 
-Reader = Callable[[IO[str]], Iterator[Recorded]]
+Reader = Callable[[IO[str]], Iterator[Recorded | None]]
 
 
 def _open(path: Path) -> IO[str]:
@@ -37,52 +38,78 @@ def _open(path: Path) -> IO[str]:
     return path.open("rt", encoding="utf-8", errors="replace", newline="")
 
 
-def read(path: Path) -> Iterator[Recorded]:
-    """Return the rows of a file. Raises SettingsError where no format fits its first line."""
-    with _open(path) as stream:
-        first = stream.readline()
-    for fits, reader in FORMATS:
-        if fits(first):
-            with _open(path) as stream:
-                yield from reader(stream)
-            return
+def read(path: Path, unreadable: Callable[[], None] = lambda: None) -> Iterator[Recorded]:
+    """Return the rows of a file. unreadable: called for each line that is skipped since it cannot be read.
+
+    Raises SettingsError where the file is no whole gzip, or no format fits its first line.
+    """
+    try:
+        with _open(path) as stream:
+            first = stream.readline()
+        for fits, reader in FORMATS:
+            if fits(first):
+                with _open(path) as stream:
+                    for row in reader(stream):
+                        if row is None:
+                            unreadable()
+                        else:
+                            yield row
+                return
+    except (OSError, EOFError, zlib.error) as error:
+        raise SettingsError(f"{path}: {error}; expected a readable file, plain or whole gzip") from error
     raise SettingsError(
         f"{path}: its first line {first[:80]!r} fits no known format; expected REES46 or trivago CSV, "
         "or an access log in common or combined format"
     )
 
 
-def _rees46(stream: IO[str]) -> Iterator[Recorded]:
-    for number, row in enumerate(csv.DictReader(stream)):
-        properties: dict[str, Any] = {
-            "product_id": row["product_id"],
-            "category": row["category_code"],
-            "brand": row["brand"],
-            "price": row["price"],
-            "currency": "USD",
-            "session": row["user_session"],
-            "url": f"{SITE}/product/{row['product_id']}",
-        }
-        if row["event_type"] == "purchase":
-            properties["revenue"] = row["price"]
-        yield Recorded(
-            _time_ms(row["event_time"].removesuffix(" UTC")),
-            row["user_id"],
-            _track(f"rees46-{number}", row["user_id"], REES46_EVENTS[row["event_type"]], properties),
-        )
+def _csv_reader(recorded: Callable[[int, dict[str, str]], Recorded]) -> Reader:
+    """Return a reader of CSV files. recorded: a row's number and cells -> what it is; its errors mean a damaged row."""
+
+    def rows(stream: IO[str]) -> Iterator[Recorded | None]:
+        lines = csv.DictReader(stream)
+        for number in itertools.count():
+            try:
+                row = next(lines)
+                is_whole = None not in row and None not in row.values()  # csv's marks for too many and too few cells
+                yield recorded(number, row) if is_whole else None
+            except StopIteration:
+                return
+            except (KeyError, ValueError, OverflowError, csv.Error):
+                yield None  # a cell is not what its column holds
+
+    return rows
 
 
-def _trivago(stream: IO[str]) -> Iterator[Recorded]:
-    for number, row in enumerate(csv.DictReader(stream)):
-        properties = {
-            "product_id": row["reference"] if row["reference"].isdecimal() else "",
-            "query": row["reference"] if row["action_type"].startswith("search") else "",
-            "session": row["session_id"],
-            "city": row["city"],
-            "device": row["device"],
-        }
-        message = _track(f"trivago-{number}", row["user_id"], row["action_type"], properties)
-        yield Recorded(int(row["timestamp"]) * 1_000, row["user_id"], message)
+def _rees46(number: int, row: dict[str, str]) -> Recorded:
+    properties: dict[str, Any] = {
+        "product_id": row["product_id"],
+        "category": row["category_code"],
+        "brand": row["brand"],
+        "price": row["price"],
+        "currency": "USD",
+        "session": row["user_session"],
+        "url": f"{SITE}/product/{row['product_id']}",
+    }
+    if row["event_type"] == "purchase":
+        properties["revenue"] = row["price"]
+    return Recorded(
+        _time_ms(row["event_time"].removesuffix(" UTC")),
+        row["user_id"],
+        _track(f"rees46-{number}", row["user_id"], REES46_EVENTS[row["event_type"]], properties),
+    )
+
+
+def _trivago(number: int, row: dict[str, str]) -> Recorded:
+    properties = {
+        "product_id": row["reference"] if row["reference"].isdecimal() else "",
+        "query": row["reference"] if row["action_type"].startswith("search") else "",
+        "session": row["session_id"],
+        "city": row["city"],
+        "device": row["device"],
+    }
+    message = _track(f"trivago-{number}", row["user_id"], row["action_type"], properties)
+    return Recorded(int(row["timestamp"]) * 1_000, row["user_id"], message)
 
 
 def _track(message_id: str, visitor: str, event: str, properties: dict[str, Any]) -> dict[str, Any]:
@@ -96,11 +123,12 @@ def _track(message_id: str, visitor: str, event: str, properties: dict[str, Any]
     }
 
 
-def _access_log(stream: IO[str]) -> Iterator[Recorded]:
+def _access_log(stream: IO[str]) -> Iterator[Recorded | None]:
     """A line is a pixel request of the page that was asked for; the visitor is address and user agent."""
     for number, line in enumerate(stream):
         entry = read_access_line(line)
         if entry is None:
+            yield None
             continue
         visitor = hashlib.sha256(f"{entry.host} {entry.user_agent}".encode()).hexdigest()[:16]
         query = {"e": "page", "id": f"log-{number}", "u": f"{SITE}{entry.target}", "v": visitor}
@@ -114,7 +142,7 @@ def _time_ms(text: str) -> int:
 
 
 FORMATS: tuple[tuple[Callable[[str], bool], Reader], ...] = (
-    (lambda first: first.startswith("event_time,event_type,product_id"), _rees46),
-    (lambda first: first.startswith("user_id,session_id,timestamp,step"), _trivago),
+    (lambda first: first.startswith("event_time,event_type,product_id"), _csv_reader(_rees46)),
+    (lambda first: first.startswith("user_id,session_id,timestamp,step"), _csv_reader(_trivago)),
     (lambda first: read_access_line(first) is not None, _access_log),
 )

@@ -16,11 +16,12 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from pipeline.errors import Retryable
+from pipeline.errors import HeraldError, Retryable, SettingsError
 from pipeline.replay.formats import Recorded
 
 FOR_THE_MOMENT = frozenset({408, 429, 500, 502, 503, 504})
 QUEUE_ROWS = 2_000
+RETRY_AFTER_MAX_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,17 @@ class Sender:
         self._authorization = "Basic " + base64.b64encode(f"{target.key}:".encode()).decode()
 
     async def send(self, rows: AsyncIterator[Recorded], shift_ms: int) -> Sent:
-        """Send all rows; return the counts. Raises Retryable where the collector stays away."""
+        """Send all rows; return the counts.
+
+        Raises Retryable where the collector stays away, SettingsError where it does not know the key, HeraldError where
+        it refuses a request for good.
+        """
         lanes: list[asyncio.Queue[Recorded | None]] = [asyncio.Queue(QUEUE_ROWS) for _ in range(self.target.lanes)]
         try:
             await self._send_lanes(rows, lanes, shift_ms)
         except ExceptionGroup as group:
-            # Lanes that fail together fail for one reason, and callers wait for a Retryable, not for a group of them.
-            if group.split(Retryable)[1] is not None:
+            # Lanes that fail together fail for one reason, and callers wait for that one, not for a group of them.
+            if group.split(HeraldError)[1] is not None:
                 raise
             raise group.exceptions[0] from None
         return self.sent
@@ -121,7 +126,10 @@ class Sender:
         self.sent.accepted += 1
 
     async def _request(self, http: aiohttp.ClientSession, method: str, path: str, **options: Any) -> bytes:
-        """Send until answered with 200. Raises Retryable where that takes longer than give_up_s or cannot succeed."""
+        """Send until answered with 200.
+
+        Raises Retryable where that takes longer than give_up_s, and HeraldError at once where it will never succeed.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + self.target.give_up_s
         wait_s, problem = 0.1, ""
@@ -133,7 +141,8 @@ class Sender:
                         return body
                     problem = f"{answer.status} {body[:200].decode('utf-8', 'replace')}"
                     if answer.status not in FOR_THE_MOMENT:
-                        break
+                        raise _final(answer.status, self.target, f"{method} {self.target.url}{path}: {problem}")
+                    wait_s = max(wait_s, _stated_wait_s(answer.headers.get("retry-after", "")))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 problem = repr(error)
             self.sent.retries += 1
@@ -142,6 +151,18 @@ class Sender:
         raise Retryable(
             f"{method} {self.target.url}{path}: {problem}, expected 200 within {self.target.give_up_s:.0f} s"
         )
+
+
+def _final(status: int, target: Target, said: str) -> HeraldError:
+    """Return the error for an answer that sending again would not change."""
+    if status == 401:
+        return SettingsError(f"{said}; --key = {target.key!r}: expected one of the collector's HERALD_WRITE_KEYS")
+    return HeraldError(f"{said}; expected 200, and sending the same again would not change that")
+
+
+def _stated_wait_s(retry_after: str) -> float:
+    """Return how long an answer asks to wait, s; at most RETRY_AFTER_MAX_S, 0 where it does not say."""
+    return min(float(retry_after), RETRY_AFTER_MAX_S) if retry_after.isascii() and retry_after.isdigit() else 0.0
 
 
 def _iso(time_ms: int) -> str:

@@ -2,9 +2,12 @@
 
 import asyncio
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -26,16 +29,29 @@ def shift_of(rows: list[Recorded], pace: float, started_ms: int) -> int:
     return started_ms + takes_ms - last
 
 
-def run(settings: Settings, console: Console, file: Path, pace: float, limit: int, key: str) -> int:
+@dataclass(frozen=True)
+class Wish:
+    """What `herald replay` was asked for. pace: 0 = flat out. limit: rows, 0 = all. url: "" = this machine's."""
+
+    file: Path
+    pace: float = 0.0
+    limit: int = 0
+    key: str = "demo"
+    url: str = ""
+
+
+def run(settings: Settings, console: Console, wish: Wish) -> int:
     """Replay a file; print what the collector said."""
+    file, pace = wish.file, wish.pace
     if 0 < pace < 1:
         raise SettingsError(
             f"--pace = {pace}: expected 0 (flat out) or at least 1; slower would place events in the future"
         )
-    rows = list(islice(read(file), limit or None))
+    skipped = Counter[str]()
+    rows = list(islice(read(file, lambda: skipped.update(["lines"])), wish.limit or None))
     if not rows:
         raise SettingsError(f"{file}: no rows that can be read")
-    target = Target(f"http://127.0.0.1:{settings.collector_port}", key)
+    target = Target(url_of(wish.url, settings), wish.key)
     _need_collector(target.url)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
@@ -43,7 +59,24 @@ def run(settings: Settings, console: Console, file: Path, pace: float, limit: in
         task = bar.add_task(file.name, total=len(rows))
         sent = asyncio.run(_send(target, rows, pace, lambda count: bar.advance(task, count)))
     show(sent, console)
+    if skipped["lines"]:
+        console.print(f"skipped {skipped['lines']:,} lines that could not be read", highlight=False)
     return 0
+
+
+def url_of(given: str, settings: Settings) -> str:
+    """Return the collector's address: the given one, or this machine's. Raises SettingsError where it is none."""
+    if not given:
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        return f"http://{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{settings.collector_port}"
+    try:
+        parts = urlsplit(given)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_usable = False
+    if not is_usable or parts.query or parts.fragment:
+        raise SettingsError(f"--url = {given!r}: expected a collector's address, as in https://collect.example:8443")
+    return given.rstrip("/")
 
 
 def _need_collector(url: str) -> None:
@@ -52,7 +85,8 @@ def _need_collector(url: str) -> None:
         with urllib.request.urlopen(f"{url}/healthz", timeout=10):
             pass
     except OSError as error:
-        raise Retryable(f"no collector answers on {url}: {error}; start one with `herald up`") from error
+        expected = "start one with `herald up`, or name another with --url"
+        raise Retryable(f"no collector answers on {url}: {error}; {expected}") from error
 
 
 async def _send(target: Target, rows: list[Recorded], pace: float, progress: Callable[[int], None]) -> Sent:

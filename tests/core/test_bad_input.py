@@ -1,12 +1,41 @@
 """What the clean stage does with each kind of bad input: kept and mended, or refused with this reason."""
 
+import json
+import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
+import msgspec
+import profile_rig
 import pytest
-from clean_rig import DAY_MS, HOUR_MS, NOW_MS, RULES, context, event, outcome, properties, raw_of, reason
+from clean_rig import (
+    DAY_MS,
+    HOUR_MS,
+    NOW_MS,
+    RULES,
+    block,
+    context,
+    event,
+    fold,
+    origin,
+    outcome,
+    parts,
+    properties,
+    raw_of,
+    reason,
+)
+from msgspec import Struct
 
 from pipeline.core.clean import Drop, clean
-from schemas.event import Collected, DropReason, Event, EventFlag, Protocol
+from pipeline.core.learn import Learn
+from pipeline.core.raw_json import check_bounds
+from pipeline.core.state import StateView
+from schemas.block import Origin
+from schemas.event import Collected, DropReason, Event, EventFlag, EventType, Protocol
+from schemas.model import ArmStatistics, PlacementModel
+
+TraceFunction = Callable[[FrameType, str, Any], Any]
 
 TRACK = {"type": "track", "event": "Product Viewed", "timestamp": NOW_MS}
 
@@ -267,6 +296,138 @@ def test_what_is_wrapped_has_the_same_bounds() -> None:
     assert reason({"p": '{"a":' + "9" * 30 + "}"}, Protocol.PIXEL) is DropReason.BAD_TYPE
 
 
-def test_the_bounds_are_cheap_to_check() -> None:
-    """No list of lists makes the check cost more than the event is long: the work is bounded by the bounds."""
-    assert isinstance(outcome(with_raw(b"[" + b"[],".join([b""] * 5_000) + b"[]]")), Drop | Event)
+def steps_of(message: object) -> int:
+    """How many bytecodes the check of the bounds runs: unlike its time, the same on every machine, however busy."""
+    steps = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> TraceFunction:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        check_bounds(message)
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+HOSTILE: dict[str, Callable[[int], object]] = {
+    "many lists": lambda size: {"a": [[]] * size},
+    "many objects": lambda size: {"a": [{}] * size},
+    "many keys": lambda size: {str(number): 1 for number in range(size)},
+    "many long keys": lambda size: {f"{number}{'k' * 100}": 1 for number in range(size)},
+    "many numbers": lambda size: {"a": [2**62] * size},
+    "lists in lists": lambda size: {"a": [[[[[[]]]]]] * (size // 5)},
+    "one deep list": lambda size: json.loads("[" * min(size, 900) + "]" * min(size, 900)),
+    "wide at every level": lambda size: json.loads('{"a":[' * 8 + "1," * size + "1" + "]}" * 8),
+}
+
+
+@pytest.mark.parametrize("shape", HOSTILE)
+def test_the_bounds_are_cheap_to_check(shape: str) -> None:
+    """The work grows with the event's length at most, and never past what the largest event that is read allows."""
+    small, large = steps_of(HOSTILE[shape](2_000)), steps_of(HOSTILE[shape](16_000))
+    assert small > 0
+    assert large <= 9 * small
+    assert large <= 60 * 16_000
+
+
+def test_the_count_of_steps_sees_work_that_grows_with_the_square() -> None:
+    """Sixteen thousand pairs are looked at where a thousand values are: the test above would notice."""
+    assert steps_of({"a": [1] * 1_000}) < steps_of({"a": [1] * 2_000}) <= 3 * steps_of({"a": [1] * 1_000})
+
+
+# --- what was sent is kept --------------------------------------------------------------------------------------------
+
+
+def test_the_time_that_a_client_stated_is_kept_beside_the_corrected_one() -> None:
+    stated = NOW_MS - 60_000 - HOUR_MS
+    found = event({**TRACK, "timestamp": stated}, sent_time_ms=NOW_MS - HOUR_MS)
+    assert (found.stated_time_ms, found.event_time_ms) == (stated, NOW_MS - 60_000)
+    found = event({**TRACK, "timestamp": NOW_MS + DAY_MS})
+    assert (found.stated_time_ms, found.event_time_ms) == (NOW_MS + DAY_MS, NOW_MS)
+    assert event({**TRACK, "timestamp": "garbage"}).stated_time_ms == 0
+    assert event({"type": "page"}).stated_time_ms == 0
+    assert event({"e": "page", "ts": str(NOW_MS - 5)}, Protocol.PIXEL).stated_time_ms == NOW_MS - 5
+    assert event({"e": "pv", "dtm": str(NOW_MS - 7)}, Protocol.SNOWPLOW).stated_time_ms == NOW_MS - 7
+
+
+@pytest.mark.parametrize("size", [1, 4_097, 32_768])
+def test_a_refused_event_keeps_every_byte(size: int) -> None:
+    raw = b"x" * size
+    _, refused = parts(fold().apply(origin(0), block([Collected(0, "m1", "ann", raw)])))
+    assert refused is not None
+    assert [one.raw for one in refused.events] == [raw]
+
+
+class EventOfYesterday(Struct, array_like=True):
+    """The first five fields, as an older worker reads them, and one that was last then."""
+
+    event_id: str
+    event_type: str
+    event_time_ms: int
+    received_time_ms: int
+    site: str
+
+
+def test_an_event_with_a_stated_time_is_read_by_older_code_and_an_older_event_by_this_one() -> None:
+    found = event({**TRACK, "timestamp": NOW_MS - 5})
+    packed = msgspec.msgpack.encode(found)
+    assert msgspec.msgpack.decode(packed, type=EventOfYesterday).event_id == "m1"
+    fields = msgspec.msgpack.decode(packed)
+    assert Event.__struct_fields__[-1] == "stated_time_ms"
+    older = msgspec.msgpack.decode(msgspec.msgpack.encode(fields[:-1]), type=Event)
+    assert (older.stated_time_ms, older.event_time_ms) == (0, NOW_MS - 5)
+
+
+# --- rewards that nobody is owed --------------------------------------------------------------------------------------
+
+UNPAID: dict[str, list[Event]] = {
+    "a reward without a decision": [profile_rig.event(EventType.REWARD, 10, score=1.0)],
+    "a reward of a decision that never was": [profile_rig.event(EventType.REWARD, 10, decision_id="f" * 32, score=1.0)],
+    "a click past its window": [profile_rig.click(profile_rig.CLICK_WINDOW_MS + 1)],
+    "a reward past its window": [
+        profile_rig.event(EventType.REWARD, profile_rig.CONVERSION_WINDOW_MS + 6, decision_id=profile_rig.ID, score=1.0)
+    ],
+    "a click of an action that was not chosen": [profile_rig.click(10, action_id="other")],
+}
+
+
+@pytest.mark.parametrize("row", UNPAID, ids=lambda row: row.replace(" ", "_"))
+def test_a_reward_that_nobody_is_owed_is_counted_and_teaches_nothing(row: str) -> None:
+    """The model after it is the model before it, to the byte."""
+    before = [profile_rig.decision(), profile_rig.click(5)]
+    plain = profile_rig.tell(before)
+    story = profile_rig.tell(before, UNPAID[row], [])
+    assert story.told() == plain.told() == {(profile_rig.ID, "a"): (1, 400_000)}
+    assert models_of(story) == models_of(plain) != {}
+    counts = profile_rig.tell(before, UNPAID[row], [late()]).counts
+    assert sum(count for (what, _), count in counts.items() if what == "unknown_decision") == 1
+
+
+def test_a_token_that_is_used_again_pays_once() -> None:
+    once = profile_rig.tell([profile_rig.decision(), profile_rig.click(5)])
+    twice = profile_rig.tell(
+        [profile_rig.decision(), profile_rig.click(5)], [profile_rig.click(5)], [profile_rig.click(9)]
+    )
+    assert models_of(twice) == models_of(once)
+    assert twice.told() == once.told() == {(profile_rig.ID, "a"): (1, 400_000)}
+
+
+def late() -> Event:
+    """An event long after everything: what waited for its decision has waited long enough."""
+    return profile_rig.event(EventType.PAGE, 10 * profile_rig.CONVERSION_WINDOW_MS, "bob")
+
+
+def models_of(story: profile_rig.Story) -> dict[str, ArmStatistics]:
+    """What the learner makes of a story: the arms of its placement."""
+    fold = Learn(StateView())
+    for offset, found in enumerate(story.blocks):
+        fold.apply(Origin(0, offset), found)
+    puts, _ = fold.take_changes()
+    models = {key: msgspec.msgpack.decode(raw, type=PlacementModel) for key, raw in puts}
+    return dict(models["home"].arms) if "home" in models else {}

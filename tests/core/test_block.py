@@ -99,6 +99,7 @@ class BlockOfTomorrow(Struct, array_like=True):
     totals: Totals
     rows: list[int]
     events: list[EventOfTomorrow]
+    received: int = -1
     writer: str = "unknown"
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.link import Link, LinkFault, LinkKind, is_safe_target, seal, unseal
+from pipeline.core.link import Expired, Link, LinkFault, LinkKind, is_safe_target, seal, unseal
 
 KEY = b"k" * 32
 URL = "https://shop.example/p?id=1#top"
@@ -55,7 +55,15 @@ def test_another_key_another_kind_and_another_time_are_refused() -> None:
     assert unseal(token, b"x" * 32, LinkKind.CLICK, 0) is LinkFault.FORGED
     assert unseal(token, KEY, LinkKind.IMPRESSION, 0) is LinkFault.MALFORMED
     assert unseal(token, KEY, LinkKind.CLICK, 1_000) == link()
-    assert unseal(token, KEY, LinkKind.CLICK, 1_001) is LinkFault.EXPIRED
+    assert unseal(token, KEY, LinkKind.CLICK, 1_001) == Expired(link())
+
+
+def test_age_forgives_nothing() -> None:
+    """A token that is expired and altered, of another kind or unsafe is refused like a fresh one."""
+    token = seal(link(), KEY)
+    assert unseal("x" + token[1:], KEY, LinkKind.CLICK, 1_001) is LinkFault.FORGED
+    assert unseal(token, KEY, LinkKind.IMPRESSION, 1_001) is LinkFault.MALFORMED
+    assert unseal(seal(link(target="javascript:1"), KEY), KEY, LinkKind.CLICK, 1_001) is LinkFault.MALFORMED
 
 
 def test_the_action_of_one_token_cannot_stand_in_another() -> None:
