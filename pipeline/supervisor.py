@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 10.0
+FAILURES_MAX = 3
 STEADY_S = 30.0  # a part that ran so long starts again at once
 STOP_S = 20.0
 MEMORY = {"MALLOC_ARENA_MAX": "2"}  # glibc keeps what threads free in arenas of their own: a third more memory
@@ -63,6 +64,7 @@ class Supervisor:
         """Start these parts at once and wait until all are ready. Raises PartFailed with a part's last words."""
         self._logs.mkdir(parents=True, exist_ok=True)
         with self._lock:
+            foundation = list(self.parts.values())
             for part in parts:
                 self.parts[part.name] = part
                 self._spawn(part)
@@ -71,11 +73,16 @@ class Supervisor:
             self._watcher.start()
         deadline = time.monotonic() + timeout_s
         for part in parts:
-            self._await(part, deadline)
+            self._await(part, foundation, deadline)
 
-    def _await(self, part: Part, deadline: float) -> None:
+    def _await(self, part: Part, foundation: Sequence[Part], deadline: float) -> None:
+        """foundation: what was started before; a part that ends while one of those is away has not failed itself."""
+        forgiven = 0
         while not part.is_ready():
-            if part.restarts >= 3 or time.monotonic() > deadline or self._stopping.is_set():
+            if not all(other.is_ready() for other in foundation):
+                forgiven = part.restarts
+            failed = part.restarts - forgiven >= FAILURES_MAX
+            if failed or time.monotonic() > deadline or self._stopping.is_set():
                 raise PartFailed(f"{part.name} did not become ready; its last words:\n{self.last_words(part.name)}")
             time.sleep(0.1)
 

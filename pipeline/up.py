@@ -1,20 +1,25 @@
 """`herald up`: stores first, then topics and tables, then our parts; until Ctrl-C."""
 
+import logging
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
 from pipeline import auditor, tables, topics
 from pipeline.edge import metrics
 from pipeline.edge.clickhouse import Warehouse
-from pipeline.errors import EmbeddedError
+from pipeline.errors import EmbeddedError, Retryable
 from pipeline.parts import STAGES, metrics_port, services, stores
 from pipeline.settings import Settings
 from pipeline.supervisor import Supervisor
 
+log = logging.getLogger(__name__)
+
+APPLY_AGAIN_MAX, APPLY_AGAIN_S = 4, 2.0
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -26,15 +31,28 @@ def start(settings: Settings, console: Console) -> Supervisor:
         _prepare(settings, console)
         with console.status("starting the stores"):
             supervisor.start(stores(settings))
-        topics.apply(settings)
+        _patiently(lambda: topics.apply(settings))
         with Warehouse.from_url(settings.warehouse_url) as warehouse:
-            tables.apply(warehouse, settings.retention_days)
+            _patiently(lambda: tables.apply(warehouse, settings.retention_days))
         with console.status("starting collector, stages and delivery"):
             supervisor.start(services(settings))
     except BaseException:
         supervisor.stop()
         raise
     return supervisor
+
+
+def _patiently(apply: Callable[[], object]) -> None:
+    """Do this, again where a store that has just begun does not answer in time; what is done already is not redone."""
+    for _ in range(APPLY_AGAIN_MAX):
+        try:
+            apply()
+        except Retryable as error:
+            log.warning("%s; once more", error)
+            time.sleep(APPLY_AGAIN_S)
+        else:
+            return
+    apply()
 
 
 def start_until_asked(settings: Settings, console: Console, stop: threading.Event) -> Supervisor | None:

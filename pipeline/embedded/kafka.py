@@ -30,6 +30,10 @@ from pipeline.embedded.kafka_files import NODE_ID, java_flags, log4j2_properties
 from pipeline.embedded.kafka_jars import Report, kafka_jars
 from pipeline.errors import EmbeddedError
 
+RECOVERY_S = 900.0
+"""For a start: after a kill Kafka reads its open segments again. Ended before it is done, it would begin again, and
+again: a log that takes longer, or a machine that is busy, would never have its broker back."""
+
 
 @dataclass(frozen=True)
 class KafkaConfig:
@@ -183,7 +187,7 @@ def run(config: KafkaConfig, report: Report) -> int:
     try:
         with _stop_on_signal():
             kafka.start()
-            kafka.wait_ready()
+            kafka.wait_ready(RECOVERY_S)
             report(f"Kafka answers on {kafka.bootstrap_servers} (process {kafka.pid}, data in {config.data_dir})")
             kafka.wait()
             report(kafka.last_words())

@@ -18,6 +18,8 @@ from pipeline.replay.sender import Sender, Sent, Target, paced
 from pipeline.settings import Settings, load
 from pipeline.supervisor import Supervisor
 
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
 
 def free_ports(count: int) -> list[int]:
     """Return ports that nobody uses now: all held at once, so that they differ."""
@@ -49,11 +51,10 @@ def free_run(length: int) -> int:
 
 
 @dataclass
-class Whole:
-    """Everything running. Its books and tables are read as a user reads them."""
+class Running:
+    """Everything running somewhere. Its books and tables are read as a user reads them."""
 
     settings: Settings
-    supervisor: Supervisor
 
     @property
     def collector_url(self) -> str:
@@ -104,11 +105,17 @@ class Whole:
         )
 
 
-@contextmanager
-def whole(folder: Path, **settings: object) -> Iterator[Whole]:
-    """Start everything in this folder; stop it at the end."""
+@dataclass
+class Whole(Running):
+    """Everything running, under a supervisor in this process."""
+
+    supervisor: Supervisor
+
+
+def settings_on_free_ports(folder: Path, **settings: object) -> Settings:
+    """Return settings with which everything can run in this folder, beside others."""
     kafka, controller, clickhouse, collector, delivery = free_ports(5)
-    chosen = load(
+    return load(
         data_dir=folder,
         kafka_port=kafka,
         kafka_controller_port=controller,
@@ -119,6 +126,12 @@ def whole(folder: Path, **settings: object) -> Iterator[Whole]:
         metrics_port=free_run(6),
         **settings,
     )
+
+
+@contextmanager
+def whole(folder: Path, **settings: object) -> Iterator[Whole]:
+    """Start everything in this folder; stop it at the end."""
+    chosen = settings_on_free_ports(folder, **settings)
     supervisor = up.start(chosen, Console(quiet=True))
     try:
         yield Whole(chosen, supervisor)

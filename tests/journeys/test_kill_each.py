@@ -14,14 +14,13 @@ import pytest
 from pipeline.core.books import total
 from pipeline.edge.clock import now_ms
 from pipeline.replay.formats import Recorded, read
-from tests.journeys.rig import Whole, whole
+from tests.journeys.rig import BROWSER, Whole, whole
 
 pytestmark = pytest.mark.journey
 
 ROWS = 6_000
 REPLAY_S = 60.0
 GAP_MS = 1_800_000
-BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
 
 def recorded() -> list[Recorded]:
