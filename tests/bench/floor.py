@@ -74,6 +74,10 @@ class Meter:
         """Nothing spent."""
         self.ns: defaultdict[str, int] = defaultdict(int)
 
+    def of_stage(self, name: str) -> int:
+        """Return what all steps of a stage took together, ns."""
+        return sum(ns for step, ns in self.ns.items() if step.partition(":")[0] == name)
+
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Count what is done inside to this step."""
@@ -87,13 +91,13 @@ class Lane:
 
     def __init__(self, name: str, folds: Sequence[tuple[StateView, Fold]], meter: Meter) -> None:
         """folds: one for each partition, with the view that it was made from."""
-        self._name, self._meter = name, meter
+        self._name, self.meter = name, meter
         self._folds = [(fold, StateWriter(view, "bench")) for view, fold in folds]
         self._written = 0
 
     def apply(self, origin: Origin, value: bytes, kind: type[Struct]) -> list[tuple[str, bytes]]:
         """Take one block in; return what would be written: (topic, value)."""
-        step, name = self._meter.step, self._name
+        step, name = self.meter.step, self._name
         fold, writer = self._folds[origin.partition]
         with step(f"{name}: decode"):
             block = codec.decode(value, kind)
@@ -112,6 +116,35 @@ class Lane:
             writer.written(self._written)
         self._written += 1
         return outputs
+
+
+class Chain:
+    """clean, sessionise and profile one after the other, with their state."""
+
+    def __init__(self, meter: Meter) -> None:
+        """Nothing seen yet."""
+        folds = _folds()
+        self._lanes = {name: Lane(name, folds[name], meter) for name in ("clean", "sessionise", "profile")}
+        self._offsets: defaultdict[int, int] = defaultdict(int)
+
+    @property
+    def meter(self) -> Meter:
+        """Where time is counted from now on."""
+        return self._lanes["clean"].meter
+
+    @meter.setter
+    def meter(self, meter: Meter) -> None:
+        for lane in self._lanes.values():
+            lane.meter = meter
+
+    def take(self, placed: Placed) -> None:
+        """Take one block through the three."""
+        origin = Origin(placed.partition, self._offsets[placed.partition])
+        self._offsets[placed.partition] += 1
+        for topic, written in self._lanes["clean"].apply(origin, codec.encode(placed.block), CollectedBlock):
+            if topic == EVENTS.name:
+                self._lanes["sessionise"].apply(origin, written, EventBlock)
+                self._lanes["profile"].apply(origin, written, EventBlock)
 
 
 def run(events: int, rounds: int) -> Floor:

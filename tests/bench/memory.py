@@ -1,4 +1,4 @@
-"""g. Memory: what each process holds after so many visitors whom nobody had seen before, and the most it ever held."""
+"""h. Memory: what each process holds after so many visitors whom nobody had seen before, and the most it ever held."""
 
 import time
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ def run(visitors: int) -> Memory:
         clients.begin()
         accepted = sum(one.result().accepted for one in told)
         assert accepted == events, f"{accepted} events accepted, expected {events}"
-        running.drained(timeout_s=180)
+        running.drained(timeout_s=120 + events / 1_000)
         time.sleep(1)
         after = _read(pids(running.supervisor.parts))
         found = running.ask("SELECT uniqExact(visitor) FROM events")

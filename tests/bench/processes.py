@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
 
 import psutil
 
@@ -77,6 +77,21 @@ class Watch:
             if pid != self._first.get(name):
                 raise RuntimeError(f"{name} died during the measurement (process {self._first.get(name)})")
         return wall_s, {name: cpu_s(self._first[name] or 0) - before for name, before in self._cpu_s.items()}
+
+
+def machine_cpu_s() -> float:
+    """Return the CPU time that all processes of the machine have taken so far, s."""
+    times = psutil.cpu_times()
+    return float(times.user + times.system + times.nice)
+
+
+def yardstick_us() -> float:
+    """Return the CPU time of a fixed piece of work, us: on a busy machine a process' own CPU time grows, too."""
+    began_s = process_time()
+    held: dict[str, int] = {}
+    for number in range(40_000):
+        held[f"visitor-{number % 7_919}"] = number
+    return (process_time() - began_s) * 1e6
 
 
 def cores() -> int:

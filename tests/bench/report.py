@@ -2,73 +2,98 @@
 
 import os
 import platform
+from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import psutil
 from rich.console import Console
-from rich.table import Table
 
-from pipeline.demo.probe import Latencies, quantile
-from tests.bench.decisions import ACTIONS, Decisions
-from tests.bench.end_to_end import EndToEnd
+from tests.bench import tables
 from tests.bench.floor import Floor
-from tests.bench.kafka import STAGES, ThroughKafka
-from tests.bench.memory import Memory
 from tests.bench.plan import PARTS, Found
 from tests.bench.processes import cores
-from tests.bench.record_per_event import Compared
 
 PACKAGES = ("faust-streaming", "aiokafka", "kafka-python", "msgspec", "pydantic", "river", "granian", "chdb", "herald")
 
 
 def show(found: Found, console: Console, size: str) -> None:
     """Print everything that was measured."""
-    _machine(console, size, sum(found.took_s.values()))
-    _ratios(found, console)
-    if found.floor:
-        _floor(found.floor, console)
-    if found.kafka:
-        _kafka(found.kafka, console)
-    if found.record:
-        _record(found.record, console)
-    if found.whole:
-        _whole(found.whole, console)
-    if found.decisions:
-        _decisions(found.decisions, console)
-    if found.latency:
-        _latency(found.latency, console)
-    if found.memory:
-        _memory(found.memory, console)
+    about = machine(found, size)
+    took = ", ".join(f"{letter} {seconds:.0f} s" for letter, seconds in found.took_s.items())
+    console.print(f"[bold]Herald benchmark[/] ({size}), {about['at']}; {took}", highlight=False)
+    console.print(
+        f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB; {about['system']}, Python "
+        f"{about['python']}; load {about['load_1_min']} at the end, of which the benchmark is a part",
+        highlight=False,
+    )
+    console.print(", ".join(f"{name} {number}" for name, number in about["packages"].items()), style="dim")
+    if found.yardstick_us:
+        least = min(min(pair) for pair in found.yardstick_us.values())
+        times = (f"{a} {x / least:.2f}, {y / least:.2f}" for a, (x, y) in found.yardstick_us.items())
+        console.print(f"yardstick, before and after each part, in the least one: {'; '.join(times)}", highlight=False)
+    shown = ratios(found)
+    if shown:
+        tables.ratios(shown, console)
+    for show_part in tables.PARTS:
+        show_part(found, console)
+    for letter, reason in found.failed.items():
+        console.print(f"\n[bold red]{letter}. {PARTS[letter][0]}: failed[/]\n{reason}", highlight=False)
+
+
+def as_json(found: Found, size: str) -> bytes:
+    """Return all figures, the ratios and the machine as JSON."""
+    parts = {name: _plain(value) for name, value in vars(found).items()}
+    made = {"machine": machine(found, size), "ratios": dict(ratios(found)), **parts}
+    return msgspec.json.format(msgspec.json.encode(made), indent=1)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as dicts; asdict alone would stop at the Structs inside of them, which msgspec knows."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def ratios(found: Found) -> list[tuple[str, float]]:
     """Return what can be said without the machine: (what against what, how many times)."""
     lines: list[tuple[str, float]] = []
-    floor, kafka, record, whole = found.floor, found.kafka, found.record, found.whole
-    if record:
-        lines.append(("Faust with an event a record / with a block a record, same functions: CPU", record.ratio))
-        rate = record.block.events_per_s / record.record.events_per_s
-        lines.append(("the same in events/s, the other way round", rate))
-    staged = sum(kafka.cpu_us[stage] for stage in STAGES) if kafka else 0.0
-    if record and kafka:
-        lines.append(
-            ("our stages' job on Faust with an event a record / on our stages: CPU", record.stages.cpu_us / staged)
-        )
-        rate = kafka.events_per_s / record.stages.events_per_s
-        lines.append(("the same in events/s, the other way round (aim: 15)", rate))
-    if record and whole:
-        rate = whole.events_per_s / record.stages.events_per_s
-        lines.append(("the whole, HTTP to row / our stages' job with an event a record: events/s", rate))
+    floor, kafka, engines, whole = found.floor, found.kafka, found.engines, found.whole
     if floor and kafka:
-        lines.append(("clean, sessionise, profile through Kafka / in a bare loop: CPU", staged / _staged(floor)))
-    if floor and whole:
         lines.append(
-            ("all processes of the whole / all pure functions: CPU", sum(whole.cpu_us.values()) / total_us(floor))
+            ("b / a: clean, sessionise, profile, each alone: CPU (aim: at most 1.4)", kafka.cpu_us / _staged(floor))
         )
+        together = sum(one.cpu_us for one in kafka.together.values())
+        lines.append(("b / a: all three at once: CPU", together / _staged(floor)))
+    if engines:
+        for name, one in engines.engines.items():
+            aim = {"faust": " (aim: at least 15)", "quix": " (aim: 2)", "bytewax": " (aim: 2)"}.get(name, "")
+            lines.append((f"c: {tables.ENGINES[name]} / our stages: CPU{aim}", one.account.cpu_us / engines.cpu_us))
+    if found.collector:
+        ways = found.collector.ways
+        lines.append(("d: a single call / an event in a batch: CPU", ways["single"].cpu_ms / ways["batch"].cpu_ms))
+    if floor and whole:
+        lines.append(("e: all processes / all pure functions: CPU", sum(whole.cpu_us.values()) / total_us(floor)))
+    if engines and whole and "faust" in engines.engines:
+        us = sum(whole.cpu_us.values()) - whole.cpu_us.get("clients", 0.0)
+        lines.append(("Faust with an event a record, three steps / e, the whole of Herald: CPU",
+                      engines.engines["faust"].account.cpu_us / us))  # fmt: skip
     if found.decisions:
-        lines.append(("decisions: p99 / p50", found.decisions.p99_ms / found.decisions.p50_ms))
+        lines.append(("f: p99 / p50", found.decisions.p99_ms / found.decisions.p50_ms))
+    return lines + _grown(found)
+
+
+def _grown(found: Found) -> list[tuple[str, float]]:
+    """The largest size of each kind against the smallest."""
+    lines = []
+    for what in dict.fromkeys(one.what for one in found.growth):
+        sizes = [one for one in found.growth if one.what == what]
+        if len(sizes) > 1:
+            name = f"i: {what}, {sizes[-1].size:,} / {sizes[0].size:,}: CPU"
+            lines.append((name, sizes[-1].all_us / sizes[0].all_us))
     return lines
 
 
@@ -78,19 +103,22 @@ def total_us(floor: Floor) -> float:
 
 
 def _staged(floor: Floor) -> float:
-    return sum(step.us for step in floor.steps if step.name.split(":")[0] in STAGES)
+    return sum(step.us for step in floor.steps if step.name.split(":")[0] in ("clean", "sessionise", "profile"))
 
 
-def _machine(console: Console, size: str, took_s: float) -> None:
-    memory_gib = psutil.virtual_memory().total / 2**30
-    load = os.getloadavg()[0]
-    console.print(
-        f"[bold]Herald benchmark[/] ({size}), {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {took_s:.0f} s; "
-        f"{_processor()}, {cores()} cores, {memory_gib:.0f} GiB; {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}; load {load:.1f} at the end",
-        highlight=False,
-    )
-    console.print(", ".join(f"{name} {version(name)}" for name in PACKAGES), style="dim", highlight=False)
+def machine(found: Found, size: str) -> dict[str, Any]:
+    """Return when and on what it was measured."""
+    return {
+        "size": size,
+        "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "processor": _processor(),
+        "cores": cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "load_1_min": round(os.getloadavg()[0], 1),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
 
 
 def _processor() -> str:
@@ -100,114 +128,3 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _print(letter: str, table: Table, console: Console) -> None:
-    """Print a table under its title: rich would fold a title that is wider than its table."""
-    title = f"{letter}. {PARTS[letter][0]}" if letter in PARTS else letter
-    console.print(f"\n[bold]{title}[/]", table, sep="\n", highlight=False)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
-    return table
-
-
-def _ratios(found: Found, console: Console) -> None:
-    lines = ratios(found)
-    if not lines:
-        return
-    table = _table("what", "times")
-    for what, times in lines:
-        table.add_row(what, f"{times:.1f}")
-    _print("ratios", table, console)
-
-
-def _floor(floor: Floor, console: Console) -> None:
-    table = _table("step", "CPU us/event")
-    for step in sorted(floor.steps, key=lambda step: _place(step.name)):
-        table.add_row(step.name, f"{step.us:.2f}", style="dim" if step.of else "")
-    table.add_row("all but learn", f"{total_us(floor):.2f}", style="bold")
-    _print("a", table, console)
-    console.print(
-        f"{floor.events:,} events, median of {floor.rounds} rounds; learn: per outcome; dim: what the fold is made of",
-        style="dim",
-        highlight=False,
-    )
-
-
-_ORDER = ("collector", "clean: decode", "clean: fold", " ", "clean: encode", "clean", "sessionise", "profile", "learn")
-
-
-def _place(name: str) -> int:
-    return next((place for place, start in enumerate(_ORDER) if name.startswith(start)), len(_ORDER))
-
-
-def _kafka(kafka: ThroughKafka, console: Console) -> None:
-    table = _table("process", "CPU us/event")
-    for name, us in kafka.cpu_us.items():
-        table.add_row(name, f"{us:.1f}")
-    table.add_row("all", f"{sum(kafka.cpu_us.values()):.1f}", style="bold")
-    _print("b", table, console)
-    console.print(f"{kafka.events:,} events, {kafka.events_per_s:,.0f} events/s through all three", highlight=False)
-
-
-def _record(record: Compared, console: Console) -> None:
-    table = _table("shape", "CPU us/event", "events/s", "events", "visitors", "sessions")
-    for name, one in (
-        ("small job, an event a record, Tables", record.record),
-        ("small job, 500 events a record, dicts", record.block),
-        ("our stages' job, an event a record, Tables", record.stages),
-    ):
-        numbers = (f"{one.events:,}", f"{one.visitors:,}", f"{one.sessions:,}")
-        table.add_row(name, f"{one.cpu_us:.1f}", f"{one.events_per_s:,.0f}", *numbers)
-    _print("c", table, console)
-
-
-def _whole(whole: EndToEnd, console: Console) -> None:
-    wall_us = 1e6 / whole.events_per_s
-    table = _table("process", "CPU us/event", "of one core")
-    for name, us in sorted(whole.cpu_us.items(), key=lambda item: -item[1]):
-        table.add_row(name, f"{us:.1f}", f"{us / wall_us:.0%}")
-    table.add_row("all", f"{sum(whole.cpu_us.values()):.1f}", f"{whole.busy * cores():.0%}", style="bold")
-    _print("d", table, console)
-    console.print(
-        f"{whole.events:,} events sent, {whole.accepted:,} accepted, {whole.stored:,} stored: "
-        f"{whole.events_per_s:,.0f} events/s until queryable ({whole.accepted_per_s:,.0f}/s until durable)",
-        highlight=False,
-    )
-    console.print(f"held back by {whole.held_back_by}", highlight=False)
-
-
-def _decisions(found: Decisions, console: Console) -> None:
-    table = _table("", "p50 ms", "p99 ms", "p99.9 ms", "CPU us each")
-    numbers = (found.p50_ms, found.p99_ms, found.p999_ms)
-    table.add_row(f"{ACTIONS} actions", *(f"{value:.1f}" for value in numbers), f"{found.cpu_us:,.0f}")
-    _print("e", table, console)
-    console.print(
-        f"{found.answered:,} of {found.asked:,} answered, {found.degraded:,} degraded, "
-        f"beside {found.ingest_per_s:,.0f} events/s; CPU includes following the log",
-        highlight=False,
-    )
-
-
-def _latency(found: Latencies, console: Console) -> None:
-    table = _table("from sent by HTTP to", "p50 ms", "p99 ms", "probes")
-    for name, values in (("profile usable", found.usable_ms), ("row queryable", found.queryable_ms)):
-        table.add_row(name, f"{quantile(values, 0.5):.0f}", f"{quantile(values, 0.99):.0f}", f"{len(values)}")
-    _print("f", table, console)
-
-
-def _memory(found: Memory, console: Console) -> None:
-    table = _table("process", "start MiB", "end MiB", "peak MiB", "bytes a visitor")
-    for name, after in found.after.items():
-        before = found.before[name]
-        each = (after.now_mib - before.now_mib) * 2**20 / found.visitors
-        cells = (before.now_mib, after.now_mib, after.peak_mib, each)
-        table.add_row(name, *(f"{value:,.0f}" for value in cells))
-    now, peak = (sum(getattr(one, kind) for one in found.after.values()) for kind in ("now_mib", "peak_mib"))
-    table.add_row("all", "", f"{now:,.0f}", f"{peak:,.0f}", "", style="bold")
-    _print("g", table, console)
-    console.print(f"{found.visitors:,} visitors sent, {found.stored_visitors:,} in the warehouse", highlight=False)

@@ -32,7 +32,7 @@ class Stand(NamedTuple):
         self.supervisor.start([part for part in services(self.settings) if part.name in wanted])
 
 
-def _settings(folder: str) -> Settings:
+def _settings(folder: str, **changed: object) -> Settings:
     port, controller, clickhouse, collector, delivery = free_ports(5)
     return load(
         data_dir=Path(folder),
@@ -43,6 +43,7 @@ def _settings(folder: str) -> Settings:
         delivery_port=delivery,
         metrics_port=_free_run(len(STAGES)),
         log_level=QUIET,
+        **changed,
     )
 
 
@@ -61,10 +62,10 @@ def _is_free(port: int) -> bool:
 
 
 @contextmanager
-def broker() -> Iterator[Stand]:
-    """Start the embedded Kafka alone, with our topics, in a folder of its own."""
+def broker(**changed: object) -> Iterator[Stand]:
+    """Start the embedded Kafka alone, with our topics, in a folder of its own. changed: settings other than default."""
     with TemporaryDirectory(prefix="herald-bench-") as folder:
-        settings = _settings(folder)
+        settings = _settings(folder, **changed)
         supervisor = Supervisor(settings)
         try:
             supervisor.start([part for part in stores(settings) if part.name == "broker"])
@@ -78,7 +79,7 @@ def broker() -> Iterator[Stand]:
 def everything(**changed: object) -> Iterator[Whole]:
     """Start all parts in a folder of their own, with the default settings but for these."""
     with TemporaryDirectory(prefix="herald-bench-") as folder:
-        settings = _settings(folder).model_copy(update=changed)
+        settings = _settings(folder, **changed)
         supervisor = up.start(settings, Console(quiet=True))
         try:
             yield Whole(settings, supervisor)

@@ -1,16 +1,20 @@
 """The benchmark still runs, and its parts speak of the same events. Nothing here looks at a time: machines differ."""
 
+import socket
+import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import StringIO
 
 import msgspec
 from rich.console import Console
 
-from tests.bench import floor, kafka, record_per_event
+from tests.bench import engines, floor, raw, requests
 from tests.bench.floor import Floor
 from tests.bench.plan import PARTS, Found
-from tests.bench.record_per_event import take
-from tests.bench.report import ratios, show, total_us
+from tests.bench.report import as_json, ratios, show, total_us
 from tests.bench.workload import BATCH_EVENTS, PARTITIONS, bodies, collected, messages, newcomers, recorded
 
 EVENTS = 1_200
@@ -54,26 +58,60 @@ def test_the_floor_measures_every_step_and_loses_no_event() -> None:
     assert all(step.us >= 0 for step in found.steps)
 
 
-def test_the_small_job_counts_the_same_however_its_state_is_kept() -> None:
-    """Sessions and visitors of the comparison are real: a repeat changes nothing."""
-    raws = [msgspec.json.encode(message) for message in messages(EVENTS)]
-    seen: dict[str, int] = {}
-    visitors: dict[str, list[int]] = {}
-    assert all(take(raw, seen, visitors) for raw in raws)
-    before = {name: list(kept) for name, kept in visitors.items()}
-    assert not any(take(raw, seen, visitors) for raw in raws)
-    assert visitors == before
-    assert sum(kept[4] for kept in visitors.values()) == EVENTS
+def test_an_event_that_comes_alone_makes_the_rows_that_it_makes_in_a_block() -> None:
+    """Our stages and Faust with an event a record, through a real broker: every event, session and profile is equal."""
+    compared = engines.run(600, names=("faust",), at_once=True)
+    assert compared.stages["profile"].rows == 600
+    assert compared.outputs.events == 600
+    assert compared.outputs.sessions > 0
+    assert compared.is_equal("faust"), (compared.outputs, compared.engines["faust"].outputs)
 
 
-def test_the_stages_take_every_event_through_a_real_broker_and_both_shapes_agree() -> None:
-    """The parts that need Kafka, at a tiny size: each stage says that it took every event; both shapes count alike."""
-    through = kafka.run(EVENTS)
-    assert through.counts == dict.fromkeys(kafka.STAGES, EVENTS)
-    compared = record_per_event.run(300, 300)
-    assert compared.record.events == compared.block.events == 300
-    assert (compared.record.visitors, compared.record.sessions) == (compared.block.visitors, compared.block.sessions)
-    assert (compared.stages.visitors, compared.stages.sessions) == (compared.block.visitors, compared.block.sessions)
+def test_requests_hold_every_message_once() -> None:
+    """Each way in carries the same events: the pixel and single calls one by one, batches by the hundred."""
+    found = list(messages(250))
+    counts: dict[requests.Way, int] = {"pixel": 250, "single": 250, "batch": 3}
+    for way, count in counts.items():
+        made = requests.of(way, found)
+        assert len(made) == count
+        assert all(b"rees46-249-" in one for one in made[-1:])
+
+
+def test_the_load_generator_counts_from_when_a_request_was_due() -> None:
+    """A server that stands still for a while is felt by all requests of that while, not only by the one it held up."""
+    stall_s, step_s = 0.3, 0.01
+    with _slow_server(stall_s) as port:
+        fired = raw.scheduled(port, [b"GET / HTTP/1.1\r\n\r\n"] * 50, 1 / step_s, connections=1)
+    assert fired.statuses == {200: 50}
+    felt = [ms for ms in fired.latencies_ms if ms > stall_s * 1_000 / 2]
+    assert len(felt) > stall_s / step_s / 4
+
+
+@contextmanager
+def _slow_server(stall_s: float) -> Iterator[int]:
+    """Answer each request at once, but the first one only after stall_s."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            line, _ = server.accept()
+            with line:
+                time.sleep(stall_s)
+                while line.recv(65_536):
+                    line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield int(server.getsockname()[1])
+        thread.join(10)
+
+
+def test_each_figure_can_be_read_by_a_program() -> None:
+    """The JSON holds what the tables show, whatever was left out."""
+    found = Found(floor=Floor(10, 1, [floor.Step("clean: fold", 2.0)], {}))
+    read = msgspec.json.decode(as_json(found, "tiny"))
+    assert read["floor"]["steps"][0]["us"] == 2.0
+    assert read["machine"]["size"] == "tiny"
+    assert read["kafka"] is None
 
 
 def test_the_report_shows_what_was_measured_and_nothing_else() -> None:
@@ -86,4 +124,4 @@ def test_the_report_shows_what_was_measured_and_nothing_else() -> None:
     assert total_us(found.floor) == 2.0
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     assert PARTS["a"][0] in printed
-    assert PARTS["d"][0] not in printed
+    assert PARTS["e"][0] not in printed

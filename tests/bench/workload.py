@@ -93,12 +93,13 @@ def request(body: bytes) -> Request:
 
 
 class Door:
-    """The collector's pure part: a body in; blocks of BLOCK_EVENTS events out."""
+    """The collector's pure part: a body in; blocks of so many events out."""
 
-    def __init__(self) -> None:
+    def __init__(self, partitions: int = PARTITIONS, block_events: int = BLOCK_EVENTS) -> None:
         """Nothing is gathered yet."""
-        rules = GatherRules(60_000, 2**40, BLOCK_EVENTS, 60_000)
-        self._gather: Gather[object] = Gather(PARTITIONS, rules)
+        rules = GatherRules(60_000, 2**40, block_events, 60_000)
+        self._partitions = partitions
+        self._gather: Gather[object] = Gather(partitions, rules)
 
     @staticmethod
     def read(body: bytes) -> Intake:
@@ -108,7 +109,7 @@ class Door:
     def place(self, intake: Intake) -> None:
         """Put each event into its partition's open block."""
         for item in intake.items:
-            partition = partition_of(item.visitor or item.event_id, PARTITIONS)
+            partition = partition_of(item.visitor or item.event_id, self._partitions)
             self._gather.add(partition, item.context, item.event_id, item.visitor, item.raw, item.refused, 0)
 
     def leave(self) -> list[Placed]:
@@ -121,9 +122,11 @@ class Door:
         return found
 
 
-def collected(source: Iterable[dict[str, Any]]) -> list[Placed]:
+def collected(
+    source: Iterable[dict[str, Any]], partitions: int = PARTITIONS, block_events: int = BLOCK_EVENTS
+) -> list[Placed]:
     """Return messages as the blocks that the collector would write."""
-    door = Door()
+    door = Door(partitions, block_events)
     for body in bodies(source):
         door.place(door.read(body))
     return door.leave()
