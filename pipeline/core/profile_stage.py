@@ -69,7 +69,7 @@ class Profiles:
     def apply(self, origin: Origin, block: Struct) -> Applied:
         """Take a block in. Always gives one OutcomeBlock, empty where no decision changed."""
         clean = cast(EventBlock, block)
-        self._clock.enter(clean.block_time_ms, is_tick=not clean.events)
+        self._clock.enter(clean.block_time_ms, is_tick=clean.is_tick)
         for event in clean.events:
             if not event.flags & _CLAMPED:
                 self._clock.advance(event.event_time_ms)

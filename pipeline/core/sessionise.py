@@ -81,7 +81,7 @@ class Sessionise:
         self._counts = Counter()
         self._budget = self._rules.settle_max
         before_ms = self._clock.now_ms
-        self._clock.enter(block.block_time_ms, is_tick=not block.events)
+        self._clock.enter(block.block_time_ms, is_tick=block.is_tick)
         self._note_leap(before_ms)
         self._settle_due("")
         self._take(block.events)

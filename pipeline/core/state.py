@@ -159,7 +159,7 @@ class StateWriter:
         self._slices: list[list[str]] = []  # keys that this sweep has still to write; the slice in hand is the last
         self._began = view.sweep_began
         self.interrupted = False
-        self._expected_offset = view.epoch + 1  # right behind our fence
+        self.next_offset = view.epoch + 1  # right behind our fence, where our next record stands if nobody else writes
         self._parts = 0
         if 0 < view.swept < SLICES:
             self._slices = self._cut(view.swept)
@@ -214,8 +214,8 @@ class StateWriter:
 
         Where others stand between them and those before, we are fenced, or hear a fenced one: `interrupted`.
         """
-        self.interrupted |= first_offset != self._expected_offset
-        self._expected_offset = first_offset + self._parts
+        self.interrupted |= first_offset != self.next_offset
+        self.next_offset = first_offset + self._parts
         if self._began == HERE:
             self._began = first_offset
         swept = SLICES - len(self._slices)

@@ -24,7 +24,7 @@ class StreamTime:
     def enter(self, block_time_ms: int, *, is_tick: bool) -> bool:
         """Begin a block, before its events; return True where stream time moved.
 
-        block_time_ms: the writer's clock when the block was closed. is_tick: the block has no events.
+        block_time_ms: the writer's clock when the block was closed. is_tick: nothing came, not even what was refused.
         The latest block time is kept, not the last one: two writers whose clocks differ would else, by turns, add
         their difference again and again. Before the first event a tick has nothing to add to.
         """

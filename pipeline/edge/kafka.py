@@ -19,7 +19,16 @@ RECORD_BYTES_MAX = 8_388_608
 
 FETCH_BYTES = 4_194_304  # of one partition at a time; a larger record still comes, alone
 BOOTSTRAP_MS = 5_000
+PARTITIONS_ARE_FIXED = (
+    "the number of partitions cannot change once events are placed by it; "
+    "set HERALD_PARTITIONS to what the topics have, or start with another HERALD_TOPIC_PREFIX"
+)
+"""What to tell who finds another number than the settings say."""
+
 SEGMENT_BYTES = 67_108_864  # state topics free their space a segment at a time
+
+NOT_CONSUMING = (aiokafka.errors.ConsumerStoppedError, aiokafka.errors.IllegalStateError)
+"""What asking Faust's consumer raises while it has no partitions, or is about to end."""
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
