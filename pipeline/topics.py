@@ -1,4 +1,7 @@
-"""`herald topics`: what the broker has against what schemas/topics.py says, and making the one like the other."""
+"""`herald topics`: what the broker has against what schemas/topics.py says, and making the one like the other.
+
+Every part refuses to start against another number of partitions than its settings say.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,7 +9,7 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
-from pipeline.edge.kafka import admin, new_topic, topic_settings
+from pipeline.edge.kafka import PARTITIONS_ARE_FIXED, admin, new_topic, topic_settings
 from pipeline.errors import Retryable, SettingsError
 from pipeline.settings import Settings
 from schemas.topics import TOPICS, Topic
@@ -54,12 +57,7 @@ def apply(settings: Settings) -> list[Difference]:
     partitions than their state. Kafka can add partitions, but nothing can move what is already placed.
     """
     found = differences(settings)
-    wrong = [difference.text for difference in found if not difference.fix]
-    if wrong:
-        raise SettingsError(
-            "\n".join(wrong) + "\nthe number of partitions cannot change once events are placed by it; "
-            "set HERALD_PARTITIONS to what the topics have, or start with another HERALD_TOPIC_PREFIX"
-        )
+    _refuse_partitions(found)
     client = admin(settings)
     try:
         for difference in found:
@@ -69,6 +67,20 @@ def apply(settings: Settings) -> list[Difference]:
     finally:
         client.close()
     return found
+
+
+def check_partitions(settings: Settings) -> None:
+    """Raise SettingsError where topics that exist have another number of partitions than the settings, see `apply`.
+
+    Raises Retryable where the broker is away.
+    """
+    _refuse_partitions(differences(settings))
+
+
+def _refuse_partitions(found: list[Difference]) -> None:
+    wrong = [difference.text for difference in found if not difference.fix]
+    if wrong:
+        raise SettingsError("\n".join([*wrong, PARTITIONS_ARE_FIXED]))
 
 
 def table(settings: Settings) -> list[tuple[str, str, str, str]]:

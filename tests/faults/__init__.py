@@ -1,0 +1,1 @@
+"""What becomes of events while the network, the stores or the workers fail."""
