@@ -1,0 +1,93 @@
+"""Every scenario, by the name that the command takes."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.core.clean_stage import Clean
+from pipeline.core.profile_stage import Profiles
+from pipeline.core.sessionise import Sessionise
+from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
+from tests.agents.rig import Stages
+from tests.crashpoints.points import Scenario
+from tests.crashpoints.services import Flush, Resume
+from tests.crashpoints.stages import PARTITIONS, Commit, Restore
+from tests.crashpoints.warehouse import Control, Insert
+from tests.journeys.rig import free_ports
+
+CONTROL = "control"
+BROKER_S = 180.0
+
+
+class Planned(NamedTuple):
+    """One scenario of the full run. step: of how many points one is run."""
+
+    meaning: str
+    step: int = 1
+
+
+SCENARIOS: dict[str, Planned] = {
+    "insert": Planned("the warehouse dies while a chunk goes into its seven tables"),
+    CONTROL: Planned("the same with a token for each insert and a blind retry: this one must lose rows"),
+    "clean": Planned("clean dies while it does rounds of blocks in two partitions"),
+    "sessionise": Planned("sessionise dies while it does rounds of blocks in two partitions"),
+    "profile": Planned("profile dies while it does rounds of blocks in two partitions"),
+    "restore": Planned("sessionise dies while it starts, fences and restores its state, and does what waits"),
+    "collector": Planned("the collector dies while it takes requests"),
+    "delivery": Planned("delivery dies while it starts on an empty folder, reads its state and decides"),
+}
+_STAGES = {"clean": (Commit, Clean), "sessionise": (Commit, Sessionise), "profile": (Commit, Profiles)}
+
+
+@contextmanager
+def _broker(folder: Path) -> Iterator[EmbeddedKafka]:
+    port, controller = free_ports(2)
+    running = EmbeddedKafka(KafkaConfig(folder, port, controller, heap_mb=256))
+    running.start()
+    try:
+        running.wait_ready(BROKER_S)
+        yield running
+    finally:
+        running.stop()
+
+
+class Stand:
+    """Makes scenarios in a folder; those that need one share a broker, started with the first of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._held = ExitStack()
+        self._servers = ""
+
+    @contextmanager
+    def scenario(self, name: str) -> Iterator[Scenario]:
+        """Have a scenario ready; its processes end with the block."""
+        folder = self.folder / name
+        folder.mkdir()
+        made = self._made(name, folder)
+        try:
+            yield made
+        finally:
+            made.close()
+
+    def _made(self, name: str, folder: Path) -> Insert | Control | Commit | Flush | Resume:
+        if name == "insert":
+            return Insert(folder)
+        if name == CONTROL:
+            return Control(folder)
+        if not self._servers:
+            self._broker = self._held.enter_context(_broker(self.folder / "broker"))
+            self._servers = self._broker.bootstrap_servers
+        if name == "collector":
+            return Flush(self._servers, folder)
+        if name == "delivery":
+            return Resume(self._servers, folder)
+        kind, stage = (Restore, Sessionise) if name == "restore" else _STAGES[name]
+        return kind(Stages.on(self._broker, folder, f"crash-{name}-", partitions=PARTITIONS), stage)
+
+    def __enter__(self) -> "Stand":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
