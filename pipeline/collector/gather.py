@@ -16,6 +16,8 @@ T = TypeVar("T")
 EVENT_OVERHEAD_BYTES = 160  # a Collected in memory beside its raw bytes
 EVENTS_PER_MS = 6
 """So many waiting events are worth a ms of waiting: a block costs the stages some 30 ms together, an event 0.1."""
+QUIET_MS = 20
+"""No event for so long, and none is worth waiting for: whoever sends may itself be waiting for our answer."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Gather(Generic[T]):
     def __init__(self, partitions: int, rules: GatherRules, now_ms: int = 0) -> None:
         self.rules = rules
         self.held_bytes = 0  # open, waiting and sent but not acknowledged
+        self._last_ms = now_ms  # when an event last came
         self._partitions: list[_Partition[T]] = [_Partition(now_ms) for _ in range(partitions)]
 
     def add(
@@ -76,6 +79,7 @@ class Gather(Generic[T]):
 
         A context is written once into a block for a run of events that share it (compared by identity).
         """
+        self._last_ms = now_ms
         queue = self._partitions[partition].queue
         size = len(raw) + EVENT_OVERHEAD_BYTES
         with_context = size + _context_bytes(context)
@@ -99,7 +103,8 @@ class Gather(Generic[T]):
         """Return the blocks that leave now, as (partition, block); each partition then waits for `settle`.
 
         One produce request carries all partitions of a broker, so once one block is due the younger ones go with it.
-        The more events wait, the longer they wait for others: few come at once to the stages, many in large blocks.
+        The more events wait, the longer they wait for others: few come at once to the stages, many in large blocks;
+        but not when no more come.
         at_once: do not wait for age (stopping).
         """
         if not at_once and self.due_in_ms(now_ms) != 0:
@@ -118,8 +123,9 @@ class Gather(Generic[T]):
         if any(len(queue) > 1 or self._is_full(queue[0]) for queue in queues):
             return 0
         patience_ms = self.rules.flush_ms + sum(len(queue[0].events) for queue in queues) // EVENTS_PER_MS
-        patience_ms = max(self.rules.flush_ms, min(patience_ms, self.rules.flush_max_ms))
-        return max(0, min(queue[0].opened_ms for queue in queues) + patience_ms - now_ms)
+        opened_ms = min(queue[0].opened_ms for queue in queues)
+        due_ms = min(opened_ms + min(patience_ms, self.rules.flush_max_ms), self._last_ms + QUIET_MS)
+        return max(0, max(due_ms, opened_ms + self.rules.flush_ms) - now_ms)
 
     def ticks(self, now_ms: int) -> list[tuple[int, PendingBlock[T]]]:
         """Return an empty block for each partition that has sent nothing for tick_ms and waits for no answer."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.collector import pixel, segment, snowplow
 from pipeline.collector.body import has_damage, strip_bom, unpack
 from pipeline.collector.cors import Origins
-from pipeline.collector.gather import EVENT_OVERHEAD_BYTES, EVENTS_PER_MS, Gather, GatherRules
+from pipeline.collector.gather import EVENT_OVERHEAD_BYTES, EVENTS_PER_MS, QUIET_MS, Gather, GatherRules
 from pipeline.collector.identity import WriteKeys, client_ip, cookie_id, read_networks, set_cookie
 from pipeline.collector.items import without_identity
 from pipeline.collector.query import read_query, unquote_fast
@@ -89,6 +89,17 @@ def test_the_more_events_wait_the_longer_a_block_waits_for_others_up_to_a_bound(
     for number in range(100 * EVENTS_PER_MS):
         put(blocks, 0, f"e{number}", now_ms=10)
     assert blocks.due_in_ms(12) == 9 - 2
+
+
+def test_many_events_wait_no_longer_than_others_come() -> None:
+    """A sender that waits for our answer sends nothing meanwhile."""
+    blocks: Gather[object] = Gather(1, GatherRules(5, 10**9, 10_000, 1_000, flush_max_ms=100))
+    for number in range(100 * EVENTS_PER_MS):
+        put(blocks, 0, f"e{number}", now_ms=number // EVENTS_PER_MS)
+    assert blocks.due_in_ms(99) == 1
+    for number in range(50 * EVENTS_PER_MS):
+        put(blocks, 0, f"f{number}", now_ms=0)
+    assert blocks.due_in_ms(0) == QUIET_MS
 
 
 def test_a_full_block_leaves_at_once() -> None:
