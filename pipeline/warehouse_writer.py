@@ -165,8 +165,10 @@ class WarehouseWriter:
         self._insert(rows.event_columns(events), name)
         self._insert(rows.decision_columns(events), name)
         self._insert(rows.refused_columns(_blocks(fresh, topics.BAD.name, RefusedBlock)), name)
-        self._insert(rows.session_columns(_blocks(fresh, topics.SESSIONS.name, SessionBlock)), name)
-        self._insert(rows.outcome_columns(_blocks(fresh, topics.OUTCOMES.name, OutcomeBlock)), name)
+        sessions = _blocks(fresh, topics.SESSIONS.name, SessionBlock)
+        outcomes = _blocks(fresh, topics.OUTCOMES.name, OutcomeBlock)
+        self._insert(rows.session_columns(sessions, last_only=True), name)
+        self._insert(rows.outcome_columns(outcomes, last_only=True), name)
         self._insert(self._rollup.apply(_chunks(events)), name)
         self._insert(rows.ledger_columns(_ledger(fresh), now_ms()), name)
 

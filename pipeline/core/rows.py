@@ -118,15 +118,18 @@ def refused_columns(blocks: Iterable[tuple[Origin, RefusedBlock]]) -> Columns:
     )
 
 
-def session_columns(blocks: Iterable[tuple[Origin, SessionBlock]]) -> Columns:
+def session_columns(blocks: Iterable[tuple[Origin, SessionBlock]], *, last_only: bool = False) -> Columns:
     """Return the rows of `sessions`: each change in full; a name that is void has a row that says so.
 
-    A session that these blocks changed more than once has its last state only: each row is absolute.
+    A session that one block changed twice has its last state only: both rows would have the same version.
+    last_only: so has one that several of these blocks changed. Rows are absolute: those before would be replaced.
     """
-    newest: dict[tuple[int, str, int, str], tuple[Origin, SessionRow]] = {}
+    newest: dict[tuple[int, int, str, int, str], tuple[Origin, SessionRow]] = {}
     for origin, block in blocks:
+        offset = -1 if last_only else origin.offset
         for row in block.sessions:
-            newest[origin.partition, row.visitor, row.session.start_ms, row.session.stray_id] = origin, row
+            name = (row.visitor, row.session.start_ms, row.session.stray_id)
+            newest[origin.partition, offset, *name] = origin, row
     return _turned(SESSIONS, [_session(origin, row) for origin, row in newest.values()])
 
 
@@ -158,15 +161,16 @@ def _session(origin: Origin, row: SessionRow) -> tuple[object, ...]:
     )
 
 
-def outcome_columns(blocks: Iterable[tuple[Origin, OutcomeBlock]]) -> Columns:
+def outcome_columns(blocks: Iterable[tuple[Origin, OutcomeBlock]], *, last_only: bool = False) -> Columns:
     """Return the rows of `outcomes`: each decision and action with what is known of it now, absolute, never a delta.
 
-    An action that these blocks changed more than once has its last state only: each row is absolute.
+    An action that one block changed twice has its last state only; last_only: as in `session_columns`.
     """
-    newest: dict[tuple[int, str, str], tuple[Origin, Outcome]] = {}
+    newest: dict[tuple[int, int, str, str], tuple[Origin, Outcome]] = {}
     for origin, block in blocks:
+        offset = -1 if last_only else origin.offset
         for outcome in block.outcomes:
-            newest[origin.partition, outcome.decision_id, outcome.action_id] = origin, outcome
+            newest[origin.partition, offset, outcome.decision_id, outcome.action_id] = origin, outcome
     return _turned(OUTCOMES, [_outcome(origin, outcome) for origin, outcome in newest.values()])
 
 

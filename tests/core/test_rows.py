@@ -131,7 +131,8 @@ def test_a_session_changed_by_two_blocks_of_a_chunk_has_one_row_under_the_later_
         (Origin(0, offset), SessionBlock(NOW_MS, [SessionRow("ann", Session(NOW_MS, NOW_MS + offset, events=offset))]))
         for offset in (5, 6)
     ]
-    assert [(row["events"], row["o"]) for row in dicts(rows.session_columns(chunk))] == [(6, 6)]
+    assert [(row["events"], row["o"]) for row in dicts(rows.session_columns(chunk))] == [(5, 5), (6, 6)]
+    assert [(row["events"], row["o"]) for row in dicts(rows.session_columns(chunk, last_only=True))] == [(6, 6)]
 
 
 def test_an_outcome_changed_twice_by_a_block_has_its_last_state() -> None:
