@@ -59,7 +59,7 @@ def test_every_command_that_the_readme_names_exists() -> None:
     """`herald …` and `make …`."""
     herald = set(re.findall(r"`(?:\$ )?herald ([a-z]+)|^\$ herald ([a-z]+)", README, re.MULTILINE))
     assert {first or second for first, second in herald} <= set(main.commands)
-    targets = set(re.findall(r"^([a-z]+):", (docs.ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (docs.ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z-]+)", README)) <= targets
 
 
