@@ -130,12 +130,21 @@ class WarehouseWriter:
         for pending in chunk:
             place = (pending.topic, pending.origin.partition)
             last = fresh[place][-1].origin.offset if place in fresh else self._last(place)
+            if pending.topic in DENSE and pending.origin.offset > last + 1 and place not in fresh:
+                last = self._look_again(place)
             if pending.origin.offset <= last:
                 continue
             if pending.topic in DENSE:
                 self._no_gap(pending, last)
             fresh[place].append(pending)
         return dict(fresh)
+
+    def _look_again(self, place: Place) -> int:
+        """Ask the ledger how far it is by now: while we were halted after asking, another worker may have gone on."""
+        self._applied.pop(place, None)
+        if place[0] == topics.EVENTS.name:
+            self._rollup.revoke(place[1])
+        return self._last(place)
 
     def _no_gap(self, pending: PendingBlock, last: int) -> None:
         if pending.origin.offset == last + 1:

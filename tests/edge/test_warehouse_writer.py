@@ -387,6 +387,17 @@ def test_a_missing_block_stops_the_writer(warehouse: Warehouse, topic: str) -> N
     assert writer(warehouse).assigned(topic, 0) == 0
 
 
+def test_a_writer_that_was_halted_asks_the_ledger_again_before_it_speaks_of_a_gap(warehouse: Warehouse) -> None:
+    """It learnt how far the ledger was, stood still while another went on, and now gets what comes after that."""
+    halted, other = writer(warehouse), writer(warehouse)
+    halted.write([PendingBlock("events", Origin(0, 0), late_event(0, "ann"), 1)])
+    other.write([PendingBlock("events", Origin(0, 1), late_event(0, "bob"), 1)])
+    halted.write([PendingBlock("events", Origin(0, 2), late_event(0, "cy"), 1)])
+    assert writer(warehouse).assigned("events", 0) == 2
+    rows = warehouse.execute("SELECT events, visitors FROM rollup_minute FINAL WHERE kind = 'event_type'")
+    assert rows == [(3, 3)]
+
+
 def test_a_person_can_accept_that_blocks_are_gone(warehouse: Warehouse, caplog: pytest.LogCaptureFixture) -> None:
     """A new warehouse on a log whose beginning has expired: it goes on, and says what it went on without."""
     pending = PendingBlock("events", Origin(1, 500), late_event(0, "ann"), 1)
