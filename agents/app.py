@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import faust
-import uvloop
 from mode.supervisors import CrashingSupervisor
 
 from pipeline.edge.kafka import faust_broker
@@ -98,8 +97,7 @@ def raw_topic(app: faust.App, settings: Settings, topic: Topic) -> Any:
 def run_worker(app: faust.App, settings: Settings) -> int:
     """Run the app until it is told to stop; return the exit code. Never Faust's web server: it would bind to all."""
     app.finalize()
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # by policy: Faust's consumer thread makes its own loop
-    loop = asyncio.new_event_loop()
+    loop = asyncio.new_event_loop()  # not uvloop: there a write to a lost connection raises, and aiokafka's sender dies
     asyncio.set_event_loop(loop)
     worker = faust.Worker(
         app, loop=loop, loglevel=settings.log_level, redirect_stdouts=False, quiet=True, override_logging=False

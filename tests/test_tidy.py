@@ -49,7 +49,6 @@ EDGES: dict[str, dict[str, str]] = {
     "uvloop": {
         "pipeline/collector/service.py": "its event loop",
         "pipeline/delivery/service.py": "its event loop",
-        "agents/app.py": "the event loops of a stage",
     },
     "starlette": {"pipeline/delivery": "its routing; the collector speaks RSGI and needs none"},
     "prometheus_client": {
