@@ -220,9 +220,9 @@ def _standing(
 
 
 def _stands(plant: Plant) -> bool:
-    """Say whether nothing moved for longer than commits are apart."""
+    """Say whether nothing moved for longer than inserts, and then commits, are apart."""
     before = _place(plant)
-    time.sleep(1.2)
+    time.sleep(1.2 + plant.settings.insert_wait_max_ms / 1_000)
     return _place(plant) == before
 
 
