@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     block_events_max: Positive = Field(2_000, description="a block leaves when it holds this many events")
     buffer_bytes_max: Positive = Field(67_108_864, description="unacknowledged bytes held before 503")
     ack_timeout_ms: Positive = Field(10_000, description="a request waits this long for the broker before 503")
-    tick_ms: Positive = Field(5_000, description="a quiet partition gets a tick this often: its clock")
+    tick_ms: Positive = Field(1_000, description="a quiet partition gets a tick this often")
     mask_secret: SecretStr = Field(SecretStr(""), description="key of e-mail pseudonyms; empty = made once in data_dir")
 
     # Clean
