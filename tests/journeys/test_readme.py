@@ -121,6 +121,7 @@ def snippets() -> list[str]:
 def test_the_readmes_sdk_lines_deliver_an_event(running: Whole, number: int, tmp_path: Path) -> None:
     """As they stand there, in a process of their own; the event is then in the warehouse."""
     assert len(snippets()) == 2
+    running.drained()  # of what the test before has sent
     before = stored(running)
     script = tmp_path / "snippet.py"
     script.write_text(placed(snippets()[number], running), "utf-8")
