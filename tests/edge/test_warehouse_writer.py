@@ -1,8 +1,6 @@
 """The writer on a real warehouse: whatever is repeated, cut otherwise or killed, the tables end up the same."""
 
-import os
 import random
-import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -15,7 +13,6 @@ from pipeline import tables
 from pipeline.core.rollup import KINDS
 from pipeline.edge.clickhouse import Refused as WarehouseRefused
 from pipeline.edge.clickhouse import Unavailable, Warehouse
-from pipeline.embedded.warehouse import EmbeddedWarehouse, WarehouseConfig
 from pipeline.errors import Gap, Retryable
 from pipeline.settings import load
 from pipeline.warehouse_writer import RETRY_DELAYS_S, PendingBlock, WarehouseWriter, stored_rows
@@ -25,6 +22,7 @@ from schemas.event import Event, EventFlag, EventType, Refused
 from schemas.outcome import Choice, DecisionLog, Outcome
 from schemas.session import Session, SessionRow
 from schemas.tables import TABLES
+from tests.edge.audit_rig import warehouse_server
 
 BASE_MS = 1_790_000_040_000  # the start of a minute
 KEPT_DAYS = 20_000  # nothing of BASE_MS expires while this suite is in use
@@ -34,15 +32,8 @@ Rows = dict[str, list[tuple[object, ...]]]
 @pytest.fixture(scope="module")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the server under test."""
-    given = os.environ.get("HERALD_TEST_CLICKHOUSE_URL")
-    if given:
-        yield given
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with EmbeddedWarehouse(WarehouseConfig(tmp_path_factory.mktemp("warehouse"), port)) as embedded:
-        yield embedded.config.url("default")
+    with warehouse_server(tmp_path_factory.mktemp("warehouse")) as url:
+        yield url
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,21 @@ class Service:
             return self.process.wait(30)
         finally:
             self.process.kill()
+
+
+@contextmanager
+def without_stores(data_dir: Path, **settings: Any) -> Iterator[Service]:
+    """Run delivery with no broker and no warehouse to be had."""
+    away = {"kafka_bootstrap_servers": f"127.0.0.1:{free_port()}", "clickhouse_port": free_port()}
+    chosen = Settings(data_dir=data_dir, delivery_port=free_port(), **away, **settings)
+    service = Service(chosen, data_dir / "log")
+    try:
+        service.wait_for("/healthz")
+        yield service
+    finally:
+        service.process.kill()
+        service.process.wait()
+        service.http.close()
 
 
 def _as_text(value: object) -> str:

@@ -4,8 +4,6 @@ import base64
 import gzip
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -19,6 +17,7 @@ from collector_rig import Log, RunningCollector, broker_in, collector_on
 from segment.analytics.client import Client as SegmentClient
 from snowplow_tracker import Emitter, SelfDescribing, SelfDescribingJson, Subject, Tracker
 from snowplow_tracker import PageView as SnowplowPageView
+from taken_port import refuses_a_second
 
 from pipeline.collector.app import ROUTES
 from pipeline.collector.pixel import GIF
@@ -643,17 +642,7 @@ def test_a_key_that_sends_too_fast_is_told_when_to_come_again(collector: Running
 
 def test_a_second_collector_on_a_taken_port_says_so_and_ends(collector: RunningCollector) -> None:
     """The kernel would else share the connections out between the two."""
-    second = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "collector"],
-        env=collector.settings.as_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert second.returncode == 2
-    assert f"HERALD_COLLECTOR_PORT = {collector.settings.collector_port}" in second.stderr
-    assert "Traceback" not in second.stderr
+    refuses_a_second("collector", collector.settings)
     assert collector.http.get("/healthz").status_code == 200
 
 

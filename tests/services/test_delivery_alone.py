@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery_rig import Service, free_port
+from delivery_rig import Service, free_port, without_stores
 
 from pipeline.settings import Settings
 
@@ -20,24 +20,9 @@ KEY = {"authorization": "Bearer first"}
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Delivery with no broker, no warehouse and room for a few events, behind keys."""
-    data_dir = tmp_path_factory.mktemp("alone")
-    settings = Settings(
-        data_dir=data_dir,
-        kafka_bootstrap_servers=f"127.0.0.1:{free_port()}",
-        delivery_port=free_port(),
-        clickhouse_port=free_port(),
-        delivery_keys=("first", "second"),
-        buffer_bytes_max=4_000,
-        ack_timeout_ms=60_000,
-    )
-    service = Service(settings, data_dir / "log")
-    try:
-        service.wait_for("/healthz")
+    data_dir, keys = tmp_path_factory.mktemp("alone"), ("first", "second")
+    with without_stores(data_dir, delivery_keys=keys, buffer_bytes_max=4_000, ack_timeout_ms=60_000) as service:
         yield service
-    finally:
-        service.process.kill()
-        service.process.wait()
-        service.http.close()
 
 
 def test_a_decision_is_answered_without_a_broker_and_says_what_it_did_without(alone: Service) -> None:

@@ -4,19 +4,17 @@ It needs no broker for this: nothing of it may reach the log.
 """
 
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 
 import pytest
-from delivery_rig import Service, free_port
+from delivery_rig import Service, without_stores
+from taken_port import refuses_a_second
 
 from pipeline.core.link import Link, LinkKind, seal
 from pipeline.edge.clock import now_ms
 from pipeline.edge.secret import key_of
-from pipeline.settings import Settings
 
 TARGET = "https://shop.example/a?b=1"
 HEAD = b"POST /v1/decisions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -37,21 +35,8 @@ WIRE: dict[str, tuple[bytes, bytes]] = {
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    data_dir = tmp_path_factory.mktemp("wire")
-    settings = Settings(
-        data_dir=data_dir,
-        kafka_bootstrap_servers=f"127.0.0.1:{free_port()}",
-        delivery_port=free_port(),
-        clickhouse_port=free_port(),
-    )
-    service = Service(settings, data_dir / "log")
-    try:
-        service.wait_for("/healthz")
+    with without_stores(tmp_path_factory.mktemp("wire")) as service:
         yield service
-    finally:
-        service.process.kill()
-        service.process.wait()
-        service.http.close()
 
 
 def send_raw(service: Service, payload: bytes, wait_s: float = 3) -> bytes:
@@ -158,14 +143,4 @@ def test_a_look_at_where_a_click_would_lead_is_no_click(alone: Service) -> None:
 
 
 def test_a_second_delivery_on_a_taken_port_says_so_and_ends(alone: Service) -> None:
-    second = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "delivery"],
-        env=alone.settings.as_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert second.returncode == 2
-    assert f"HERALD_DELIVERY_PORT = {alone.settings.delivery_port}" in second.stderr
-    assert "Traceback" not in second.stderr
+    refuses_a_second("delivery", alone.settings)
