@@ -50,7 +50,6 @@ EDGES: dict[str, dict[str, str]] = {
         "pipeline/collector/service.py": "its event loop",
         "pipeline/delivery/service.py": "its event loop",
     },
-    "starlette": {"pipeline/delivery": "its routing; the collector speaks RSGI and needs none"},
     "prometheus_client": {
         "pipeline/edge/metrics.py": "the registry",
         "pipeline/collector/app.py": "renders /metrics",

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -31,10 +31,34 @@ class Excluded(StrEnum):
     BAD_URL = "bad_url"  # its target is no plain http(s) address, so no click could be sent there
 
 
-class Action(msgspec.Struct, frozen=True, gc=False):
-    """One candidate. url: where its click leads, "" when it has none. features: what is known of it, flat."""
+class Candidate(Protocol):
+    """One action that may be chosen: of the request as it came, not copied (there may be a thousand of them)."""
 
-    action_id: str
+    @property
+    def id(self) -> str:
+        """Which action."""
+
+    @property
+    def url(self) -> str:
+        """Where its click leads; "" when it has none."""
+
+    @property
+    def campaign_id(self) -> str:
+        """Which campaign it belongs to, or ""."""
+
+    @property
+    def creative_id(self) -> str:
+        """What is shown, or ""."""
+
+    @property
+    def features(self) -> Mapping[str, object]:
+        """What is known of it, flat."""
+
+
+class Action(msgspec.Struct, frozen=True, gc=False):
+    """A candidate by itself."""
+
+    id: str
     url: str = ""
     campaign_id: str = ""
     creative_id: str = ""
@@ -46,7 +70,7 @@ class Ask(NamedTuple):
 
     placement_id: str
     visitor: str
-    actions: Sequence[Action]
+    actions: Sequence[Candidate]
     how_many: int = 1
     context: Mapping[str, object] = {}
 
@@ -108,8 +132,7 @@ def decide(ask: Ask, known: Known, decision_id: str, seed: str) -> DecisionLog:
     first draw. Each later rank is drawn from those that are left, by the same policy, and each choice's propensity is
     its probability at its own draw: given what was drawn before it.
     """
-    candidates, excluded = _eligible(ask.actions)
-    ids = [action.action_id for action in candidates]
+    candidates, ids, excluded = _eligible(ask.actions)
     propensities, drawn = draw(known.policy, ids, ask.how_many, decision_id, seed)
     choices = [
         Choice(ids[at], rank, probability, candidates[at].campaign_id, candidates[at].creative_id)
@@ -126,7 +149,7 @@ def decide(ask: Ask, known: Known, decision_id: str, seed: str) -> DecisionLog:
         propensities,
         excluded,
         dict(ask.context),
-        {action.action_id: action.features for action in candidates if action.features},
+        {action.id: dict(action.features) for action in candidates if action.features},
         list(known.degraded),
     )
 
@@ -137,13 +160,12 @@ def made_elsewhere(ask: Ask, action_id: str, probability: float, decision_id: st
     probability: with which that system chose it. Returns no choices where the action is not among the eligible ones.
     What the others' probabilities were is not known: each is given an equal share of the rest.
     """
-    candidates, excluded = _eligible(ask.actions)
-    ids = [action.action_id for action in candidates]
+    candidates, ids, excluded = _eligible(ask.actions)
     rest = (1 - probability) / max(1, len(ids) - 1)
     choices = [
-        Choice(action.action_id, 0, probability, action.campaign_id, action.creative_id)
+        Choice(action_id, 0, probability, action.campaign_id, action.creative_id)
         for action in candidates
-        if action.action_id == action_id
+        if action.id == action_id
     ]
     return DecisionLog(
         decision_id,
@@ -191,18 +213,22 @@ def replay(log: DecisionLog, policy: Policy) -> bool:
     return first == log.propensities and again == [(choice.action_id, choice.propensity) for choice in log.choices]
 
 
-def _eligible(actions: Sequence[Action]) -> tuple[list[Action], dict[str, str]]:
-    candidates: dict[str, Action] = {}
+def _eligible(actions: Sequence[Candidate]) -> tuple[Sequence[Candidate], list[str], dict[str, str]]:
+    """Return the actions that can be shown, their ids, and why the others cannot."""
+    ids = [action.id for action in actions]
+    targets = filter(None, [action.url for action in actions])
+    if len(set(ids)) == len(ids) and all(map(is_safe_target, targets)):
+        return actions, ids, {}  # nearly always
+    candidates: dict[str, Candidate] = {}
     excluded: dict[str, str] = {}
     for action in actions:
-        action_id = action.action_id
         if action.url and not is_safe_target(action.url):
-            excluded[action_id] = Excluded.BAD_URL.value
-        elif action_id in candidates or action_id in excluded:
-            excluded.setdefault(action_id, Excluded.DUPLICATE.value)
+            excluded[action.id] = Excluded.BAD_URL.value
+        elif action.id in candidates or action.id in excluded:
+            excluded.setdefault(action.id, Excluded.DUPLICATE.value)
         else:
-            candidates[action_id] = action
-    return list(candidates.values()), excluded
+            candidates[action.id] = action
+    return list(candidates.values()), list(candidates), excluded
 
 
 def _pick(probabilities: Sequence[float], u: float) -> int:

@@ -4,18 +4,13 @@ import asyncio
 import functools
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
+from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route as Path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.core import decide as decisions
 from pipeline.core.link import Expired, Link, LinkFault, LinkKind, unseal
@@ -28,7 +23,8 @@ from pipeline.delivery.memory import Memory
 from pipeline.delivery.pages import PAGES, page
 from pipeline.delivery.problems import SAFE_HEADERS, Problem, away, render
 from pipeline.delivery.reports import Source, read_query, run_query
-from pipeline.delivery.routes import ROUTES, document
+from pipeline.delivery.routes import ROUTES, Route, document
+from pipeline.delivery.web import Answer, Endpoint, Request, Router, redirect
 from pipeline.edge import metrics
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.errors import HeraldError
@@ -41,7 +37,8 @@ LINK_WAIT_S: Final = 1.0
 PIXEL: Final = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
 NEWS_OF: Final = {LinkKind.IMPRESSION: EventType.IMPRESSION, LinkKind.CLICK: EventType.CLICK}
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+_UNKNOWN: Final = Route("", "", "unknown", "no address of ours")
+_PAGE: Final = Route("GET", "", "docs", "a part of the document for people")
 
 
 class Delivery:
@@ -57,7 +54,7 @@ class Delivery:
         self._key = signing_key
         self._document = msgspec.json.encode(document())
 
-    async def decide(self, request: Request) -> Response:
+    async def decide(self, request: Request) -> Answer:
         """Choose among actions for a visitor."""
         body = await self.guard.read(request, DecisionRequest)
         started_s = monotonic_s()
@@ -66,7 +63,7 @@ class Delivery:
         metrics.DECISION_SECONDS.observe(monotonic_s() - started_s)
         return found
 
-    async def explained(self, request: Request) -> Response:
+    async def explained(self, request: Request) -> Answer:
         """Explain a decision: from memory where it is recent, else from the warehouse."""
         decision_id = _decision_id(request)
         remembered = self.pen.recent(decision_id)
@@ -77,7 +74,7 @@ class Delivery:
             raise Problem(404, "not_found", "no such decision; the newest ones reach the warehouse within seconds")
         return _json(found)
 
-    async def reward(self, request: Request) -> Response:
+    async def reward(self, request: Request) -> Answer:
         """Take a reward by name; 200 once the broker has it."""
         decision_id = _decision_id(request)
         reward = await self.guard.read(request, RewardRequest)
@@ -97,9 +94,9 @@ class Delivery:
             raise away("the log did not confirm the reward in time")
         return _json(RewardAnswer(event_id=news.event_id))
 
-    async def profile(self, request: Request) -> Response:
+    async def profile(self, request: Request) -> Answer:
         """Return what is known of a visitor."""
-        visitor = request.path_params["visitor"]
+        visitor = request.params["visitor"]
         missing = self.memory.degraded(visitor, now_ms())
         found = self.memory.visitor(visitor)
         if found.state is None:
@@ -108,9 +105,9 @@ class Delivery:
             raise Problem(404, "not_found", "no profile of this visitor")
         return _json(of_profile(visitor, found, [name for name in missing if name.startswith("profiles")]))
 
-    async def model(self, request: Request) -> Response:
+    async def model(self, request: Request) -> Answer:
         """Return what a placement has learnt."""
-        placement = request.path_params["placement"]
+        placement = request.params["placement"]
         missing = [name for name in self.memory.degraded("", now_ms()) if name.startswith("models")]
         if not self.memory.is_known(placement):
             if "models_loading" in missing:
@@ -118,9 +115,9 @@ class Delivery:
             raise Problem(404, "not_found", "nothing was learnt of this placement yet")
         return _json(of_model(placement, self.memory.policy(placement), now_ms(), missing))
 
-    async def rollup(self, request: Request) -> Response:
+    async def rollup(self, request: Request) -> Answer:
         """Report from the minute rollups."""
-        query = read_query(request.query_params.multi_items(), now_ms())
+        query = read_query(request.query(), now_ms())
         rows, truncated = await asyncio.to_thread(self._ask_warehouse, run_query, query, self.warehouse)
         return _json(
             RollupAnswer(
@@ -134,46 +131,46 @@ class Delivery:
             )
         )
 
-    async def impression(self, request: Request) -> Response:
+    async def impression(self, request: Request) -> Answer:
         """Count an impression; a GIF. 503 (with the GIF) where it could not be stored."""
         landed = await self._follow(request, self._link(request, LinkKind.IMPRESSION))
-        headers = {"cache-control": "no-store"} | ({} if landed else {"retry-after": "1"})
-        return Response(PIXEL, 200 if landed else 503, headers, media_type="image/gif")
+        headers = [("cache-control", "no-store"), *([] if landed else [("retry-after", "1")])]
+        return Answer(200 if landed else 503, PIXEL, "image/gif", headers)
 
-    async def click(self, request: Request) -> Response:
+    async def click(self, request: Request) -> Answer:
         """Count a click and send the visitor on; also where it could not be stored in time, or comes too late."""
         found = self._link(request, LinkKind.CLICK)
         await self._follow(request, found)
         link = found.link if isinstance(found, Expired) else found
-        return RedirectResponse(link.target, 302, {"cache-control": "no-store", "x-robots-tag": "noindex"})
+        return redirect(302, link.target, [("cache-control", "no-store"), ("x-robots-tag", "noindex")])
 
-    async def health(self, request: Request) -> Response:
+    async def health(self, request: Request) -> Answer:
         """200 while the process lives."""
-        return Response(b'{"status":"ok"}', 200, SAFE_HEADERS, media_type="application/json")
+        return Answer(200, b'{"status":"ok"}', headers=SAFE_HEADERS)
 
-    async def ready(self, request: Request) -> Response:
+    async def ready(self, request: Request) -> Answer:
         """200 once profiles and models are read and the log can be written."""
         missing = [] if self.memory.is_loaded else ["profiles and models are still being read"]
         missing += [] if self.pen.is_available else ["the log cannot be written"]
         missing += ["stopping"] if self.is_stopping else []
         if missing:
             raise away("; ".join(missing))
-        return Response(b'{"status":"ready"}', 200, SAFE_HEADERS, media_type="application/json")
+        return Answer(200, b'{"status":"ready"}', headers=SAFE_HEADERS)
 
-    async def metrics(self, request: Request) -> Response:
+    async def metrics(self, request: Request) -> Answer:
         """Prometheus."""
-        return Response(generate_latest(metrics.REGISTRY), 200, SAFE_HEADERS, media_type=CONTENT_TYPE_LATEST)
+        return Answer(200, generate_latest(metrics.REGISTRY), CONTENT_TYPE_LATEST, SAFE_HEADERS)
 
-    async def openapi(self, request: Request) -> Response:
+    async def openapi(self, request: Request) -> Answer:
         """The OpenAPI document."""
-        return Response(self._document, 200, SAFE_HEADERS, media_type="application/json")
+        return Answer(200, self._document, headers=SAFE_HEADERS)
 
-    async def docs(self, request: Request) -> Response:
+    async def docs(self, request: Request) -> Answer:
         """The OpenAPI document, for people."""
         return await page("index.html", PAGES["index.html"])(request)
 
     def _link(self, request: Request, kind: LinkKind) -> Link | Expired:
-        found = unseal(request.path_params["token"], self._key, kind, now_ms())
+        found = unseal(request.params["token"], self._key, kind, now_ms())
         if isinstance(found, LinkFault):
             metrics.REWARDS.labels(kind.value, found.value).inc()
             raise Problem(400, found.value, f"this {kind.value} address is {found.value}; expected one of our making")
@@ -206,122 +203,70 @@ class Delivery:
             raise away(f"the warehouse does not answer: {str(error)[:200]}") from error
 
 
-def create(delivery: Delivery) -> ASGIApp:
-    """Return the ASGI application."""
-    routes = []
-    for route in ROUTES:
-        endpoint = _answering(delivery.guard, route.name, getattr(delivery, route.name), route.needs_key)
-        routes.append(Path(route.path, endpoint, methods=[route.method], name=route.name))
-    routes += [Path(f"/docs/{name}", page(name, media), methods=["GET"]) for name, media in PAGES.items()]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _not_ours, Exception: _bug})
-    app.router.redirect_slashes = False
-    return _bounded(_without_slash(app))
+class Front:
+    """The RSGI application: finds the endpoint, lets it answer, counts the answer. Nothing that it meets ends it."""
 
+    def __init__(self, delivery: Delivery) -> None:
+        """delivery: what answers."""
+        self._guard = delivery.guard
+        self._router = Router()
+        for route in ROUTES:
+            self._router.add(route.method, route.path, (route, getattr(delivery, route.name)))
+        for name, media in PAGES.items():
+            self._router.add("GET", f"/docs/{name}", (_PAGE, page(name, media)))
 
-def _answering(guard: Guard, kind: str, endpoint: Endpoint, needs_key: bool) -> Endpoint:
-    """Wrap an endpoint: the key first, problems as answers, every answer counted."""
+    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+        """Answer one request.
 
-    @functools.wraps(endpoint)
-    async def answer(request: Request) -> Response:
+        What is left of a body when the answer goes out is read by nobody: the connection ends with the answer, else the
+        server would hold it for as long as the client likes, and the client's next request would be lost with it.
+        """
+        if scope.proto != "http":
+            return
+        request = Request(scope, protocol)
+        methods, request.params = self._router.find(request.path)
+        route, endpoint = methods.get(request.method, (_UNKNOWN, None))
         try:
-            if needs_key:
-                guard.admit(request)
-            found = await endpoint(request)
+            answer = await self._answer(request, route, endpoint, methods)
         except Problem as problem:
-            found = render(problem)
-        except ClientDisconnect:
-            found = render(Problem(400, "gone", "the client went away before its request was whole"))
-        _requests(kind, found.status_code).inc()
-        return found
+            answer = render(problem)
+        except ProtocolClosed:
+            _requests(route.name, 400).inc()  # in the middle of its own body: nobody is left to be answered
+            return
+        except Exception:
+            log.critical("%s %s failed", request.method, route.name, exc_info=True)
+            answer = render(Problem(500, "internal", "a fault of ours; it is in our log"))
+        _requests(route.name, answer.status).inc()
+        headers = [*answer.headers, ("content-type", answer.kind)] if answer.kind else [*answer.headers]
+        if not request.is_read and (answer.status == 431 or request.has_body()):
+            headers.append(("connection", "close"))
+        protocol.response_bytes(answer.status, headers, answer.body)
 
-    return answer
-
-
-async def _not_ours(request: Request, error: Exception) -> Response:
-    """Unknown addresses and methods: the same body for all."""
-    assert isinstance(error, HTTPException)
-    _requests("unknown", error.status_code).inc()
-    if error.status_code == 405:
-        problem = Problem(405, "method", f"expected {(error.headers or {}).get('Allow', '')}")
-        return render(problem, error.headers)
-    return render(Problem(error.status_code, "not_found", "no such address; /docs lists them all"))
-
-
-async def _bug(request: Request, error: Exception) -> Response:
-    """A fault of ours: told in full to the log, and not at all to the client. Starlette raises it again afterwards."""
-    log.critical(
-        "%s %s failed", request.method, request.scope["route"].name if "route" in request.scope else "?", exc_info=error
-    )
-    _requests("failed", 500).inc()
-    return render(Problem(500, "internal", "a fault of ours; it is in our log"))
-
-
-def _bounded(app: ASGIApp) -> ASGIApp:
-    """Refuse too many headers before anything else looks at the request, and let no body wait unread.
-
-    What is left of a body when the answer goes out is read by nobody: the connection ends with the answer, else the
-    server would hold it for as long as the client likes, and the client's next request would be lost with it.
-    """
-
-    async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        headers = scope.get("headers", ())
-        if len(headers) > HEADERS_MAX:
-            _requests("unknown", 431).inc()
-            problem = Problem(431, "too_many_headers", f"{len(headers)} headers, expected at most {HEADERS_MAX}")
-            await render(problem, {"connection": "close"})(scope, receive, send)
-        elif _has_body(headers):
-            whole = _Whole(receive, send)
-            await app(scope, whole.receive, whole.send)
-        else:
-            await app(scope, receive, send)
-
-    return call
-
-
-def _has_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    return any((name == b"content-length" and value != b"0") or name == b"transfer-encoding" for name, value in headers)
-
-
-class _Whole:
-    """Passes a request and its answer on; ends the connection where the answer comes before the end of the body."""
-
-    __slots__ = ("_is_read", "_receive", "_send")
-
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive, self._send, self._is_read = receive, send, False
-
-    async def receive(self) -> Message:
-        message = await self._receive()
-        self._is_read = message["type"] == "http.request" and not message.get("more_body", False)
-        return message
-
-    async def send(self, message: Message) -> None:
-        if not self._is_read and message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], (b"connection", b"close")]
-        await self._send(message)
-
-
-def _without_slash(app: ASGIApp) -> ASGIApp:
-    """Every address with and without a trailing slash, and never a redirect."""
-
-    async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if len(path) > 1 and path.endswith("/"):
-            scope = {**scope, "path": path.rstrip("/") or "/"}
-        await app(scope, receive, send)
-
-    return call
+    async def _answer(
+        self, request: Request, route: Route, endpoint: Endpoint | None, methods: Mapping[str, object]
+    ) -> Answer:
+        lines = len(request.headers.items())
+        if lines > HEADERS_MAX:
+            raise Problem(431, "too_many_headers", f"{lines} headers, expected at most {HEADERS_MAX}")
+        if endpoint is None and not methods:
+            raise Problem(404, "not_found", "no such address; /docs lists them all")
+        if endpoint is None:
+            allowed = ", ".join(methods)
+            return render(Problem(405, "method", f"expected {allowed}"), {"allow": allowed})
+        if route.needs_key:
+            self._guard.admit(request)
+        return await endpoint(request)
 
 
 def _decision_id(request: Request) -> str:
-    decision_id = str(request.path_params["decision_id"])
+    decision_id = request.params["decision_id"]
     if not decisions.is_id(decision_id):
         raise Problem(404, "not_found", "no such decision: an id has 32 hexadecimal digits in lower case")
     return decision_id
 
 
-def _json(model: BaseModel) -> Response:
-    return Response(model.__pydantic_serializer__.to_json(model), 200, SAFE_HEADERS, media_type="application/json")
+def _json(model: BaseModel) -> Answer:
+    return Answer(200, model.__pydantic_serializer__.to_json(model), headers=SAFE_HEADERS)
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,22 +1,22 @@
 """At the door of delivery: who may ask, and reading a request within bounds of size, time and kind."""
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
 from typing import Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
 
 from pipeline.collector.identity import client_ip, read_networks, refuses_tracking
+from pipeline.collector.reading import BodyReader
+from pipeline.collector.request import Refusal
 from pipeline.core.mask import truncate_ip
 from pipeline.delivery.log import Sender
 from pipeline.delivery.problems import Problem, invalid
+from pipeline.delivery.web import Request
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 
-BODY_TIMEOUT_S: Final = 10.0
 HEADER_CHARS_MAX: Final = 2_048
 HEADERS_MAX: Final = 64  # lines; more is 431. Granian itself takes 100, and HEADER_BYTES_MAX in all
 M = TypeVar("M", bound=BaseModel)
@@ -39,17 +39,18 @@ class Guard:
     """Checks and reads requests."""
 
     def __init__(self, settings: Settings) -> None:
-        """See Settings: delivery_keys, body_bytes_max, trusted_proxies."""
+        """See Settings: delivery_keys, body_bytes_max, buffer_bytes_max (of bodies being read), trusted_proxies."""
         self._keys = [_digest(key.get_secret_value()) for key in settings.delivery_keys]
-        self._body_bytes_max = settings.body_bytes_max
+        room = settings.buffer_bytes_max
+        self._reader = BodyReader(settings.body_bytes_max, lambda held_bytes: held_bytes <= room)
         self._proxies = read_networks(settings.trusted_proxies)
 
     def admit(self, request: Request) -> None:
         """Raise Problem 401 where keys are set and the request has none of them."""
         if not self._keys:
             return
-        given = request.headers.get("x-herald-key", "")
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        given = request.header("x-herald-key")
+        scheme, _, token = request.header("authorization").partition(" ")
         if not given and scheme.lower() == "bearer":
             given = token.strip()
         digest = _digest(given)
@@ -60,44 +61,31 @@ class Guard:
             )
 
     async def read(self, request: Request, kind: type[M]) -> M:
-        """Return a request's JSON body as its model. Raises Problem 400, 408, 413 or 415."""
-        content_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        """Return a request's JSON body as its model. Raises Problem 400, 408, 413, 415 or 503."""
+        content_type = request.header("content-type").partition(";")[0].strip().lower() or "application/json"
         if content_type != "application/json" and not content_type.endswith("+json"):
             raise Problem(415, "media_type", f"content-type: {content_type[:80]!r}, expected application/json")
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        encoding = request.header("content-encoding").strip().lower()
         if encoding not in ("", "identity"):
             raise Problem(415, "encoding", f"content-encoding: {encoding[:80]!r}, expected none")
-        body = await self._body(request)
+        try:
+            body = await request.body(self._reader)
+        except Refusal as refusal:
+            again_s = 1 if refusal.status == 503 else 0
+            raise Problem(refusal.status, refusal.code, refusal.detail, retry_after_s=again_s) from None
         try:
             return kind.model_validate_json(body)
         except ValidationError as error:
             raise invalid(400, error, "request body") from None
 
-    async def _body(self, request: Request) -> bytes:
-        too_large = Problem(413, "too_large", f"request body: expected at most {self._body_bytes_max} bytes")
-        stated = request.headers.get("content-length", "0")
-        if not stated.isdecimal() or int(stated[:20]) > self._body_bytes_max:
-            raise too_large
-        body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > self._body_bytes_max:
-                        raise too_large
-        except TimeoutError:
-            raise Problem(408, "timeout", f"request body: not here after {BODY_TIMEOUT_S:.0f} s") from None
-        return bytes(body)
-
     def refuses_tracking(self, request: Request) -> bool:
         """True where the request came with DNT: 1 or Sec-GPC: 1."""
-        return refuses_tracking(lambda name: request.headers.get(name, ""))
+        return refuses_tracking(request.header)
 
     def browser(self, request: Request, site: str) -> Sender:
         """Return who follows a signed address: the network cut, the user agent as it is (the pen masks it)."""
-        peer = request.client.host if request.client else ""
-        address = client_ip(peer, request.headers.get("x-forwarded-for", ""), self._proxies)
-        agent = request.headers.get("user-agent", "")[:HEADER_CHARS_MAX]
+        address = client_ip(request.peer(), request.header("x-forwarded-for"), self._proxies)
+        agent = request.header("user-agent")[:HEADER_CHARS_MAX]
         agent = agent.encode("utf-8", "replace").decode()
         no_consent = self.refuses_tracking(request)
         return Sender(site, truncate_ip(address), agent, no_consent)

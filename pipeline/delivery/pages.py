@@ -1,26 +1,24 @@
 """The OpenAPI page: three small files of our own, so that it works without a network and under a strict policy."""
 
-from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Final
 
-from starlette.requests import Request
-from starlette.responses import Response
+from pipeline.delivery.web import Answer, Endpoint, Request
 
-PAGES: Final = {"index.html": "text/html", "docs.js": "text/javascript", "docs.css": "text/css"}
-HEADERS: Final = {
-    "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
-}
+PAGES: Final = {"index.html": "text/html; charset=utf-8", "docs.js": "text/javascript", "docs.css": "text/css"}
+HEADERS: Final = (
+    ("content-security-policy", "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("cache-control", "no-cache"),
+)
 
 
-def page(name: str, media: str) -> Callable[[Request], Awaitable[Response]]:
+def page(name: str, media: str) -> Endpoint:
     """Return the endpoint that serves one of our files. name: in pipeline/data/docs. media: its type."""
     body = files("pipeline").joinpath("data", "docs", name).read_bytes()
 
-    async def answer(request: Request) -> Response:
-        return Response(body, 200, HEADERS, media_type=media)
+    async def answer(request: Request) -> Answer:
+        return Answer(200, body, media, HEADERS)
 
     return answer

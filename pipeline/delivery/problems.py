@@ -5,10 +5,11 @@ from http import HTTPStatus
 
 import msgspec
 from pydantic import ValidationError
-from starlette.responses import Response
+
+from pipeline.delivery.web import Answer
 
 ERRORS_SHOWN_MAX = 10
-SAFE_HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+SAFE_HEADERS = (("x-content-type-options", "nosniff"), ("cache-control", "no-store"))
 
 
 class Problem(Exception):
@@ -43,7 +44,7 @@ def invalid(status: int, error: ValidationError, what: str) -> Problem:
     return Problem(status, "invalid", first + more, errors)
 
 
-def render(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+def render(problem: Problem, headers: Mapping[str, str] | None = None) -> Answer:
     """Return the HTTP answer of a problem. headers: more for the answer."""
     body = {
         "type": "about:blank",
@@ -53,9 +54,9 @@ def render(problem: Problem, headers: Mapping[str, str] | None = None) -> Respon
         "detail": problem.detail,
         "errors": [{"where": where, "expected": what} for where, what in problem.errors],
     }
-    found = {**SAFE_HEADERS, **(headers or {})}
+    found = [*SAFE_HEADERS, *(headers or {}).items()]
     if problem.retry_after_s:
-        found["retry-after"] = str(problem.retry_after_s)
+        found.append(("retry-after", str(problem.retry_after_s)))
     if problem.status == 401:
-        found["www-authenticate"] = "Bearer"
-    return Response(msgspec.json.encode(body), problem.status, found, media_type="application/problem+json")
+        found.append(("www-authenticate", "Bearer"))
+    return Answer(problem.status, msgspec.json.encode(body), "application/problem+json", found)

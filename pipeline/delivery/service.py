@@ -18,7 +18,7 @@ from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from pipeline.collector.buffer import BlockWriter
-from pipeline.delivery.app import Delivery, create
+from pipeline.delivery.app import Delivery, Front
 from pipeline.delivery.guard import check_exposed
 from pipeline.delivery.log import Pen
 from pipeline.delivery.memory import Memory
@@ -51,7 +51,7 @@ def _server(app: Any, settings: Settings) -> Server:
         app,
         address=settings.host,
         port=settings.delivery_port,
-        interface=Interfaces.ASGINL,
+        interface=Interfaces.RSGI,
         http=HTTPModes.http1,
         websockets=False,
         backlog=BACKLOG,
@@ -76,7 +76,7 @@ async def serve(settings: Settings) -> int:
     pen = Pen(writer, settings.partitions, settings.decisions_kept_max, mask_key)
     warehouse = Warehouse.from_url(settings.warehouse_url, WAREHOUSE_TIMEOUT_S)
     delivery = Delivery(settings, memory, pen, warehouse, signing_key)
-    server = _server(create(delivery), settings)
+    server = _server(Front(delivery), settings)
     stopping, broken = asyncio.Event(), asyncio.Event()
     _watch(loop, stopping, broken)
     writer.start()

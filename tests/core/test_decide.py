@@ -77,7 +77,7 @@ def test_actions_are_drawn_as_often_as_their_logged_probability_says(name: str) 
     policy = POLICIES[name](ARMS, RULES)
     found = Counter(decision(number, policy=policy).choices[0].action_id for number in range(20_000))
     expected = decision(0, policy=policy).propensities
-    observed = [found[action.action_id] for action in ACTIONS]
+    observed = [found[action.id] for action in ACTIONS]
     assert scipy.stats.chisquare(observed, [20_000 * share for share in expected]).pvalue > 0.001
 
 

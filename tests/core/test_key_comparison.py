@@ -5,11 +5,11 @@ that differs, and so tell a guesser how far he got. Its digest may be looked up:
 """
 
 import pytest
-from starlette.requests import Request
 
 from pipeline.collector.identity import WriteKeys
 from pipeline.delivery.guard import Guard
 from pipeline.delivery.problems import Problem
+from pipeline.delivery.web import Request
 from pipeline.settings import Settings
 
 RIGHT = "k3y-of-the-shop"
@@ -80,8 +80,7 @@ class Asking(Request):
     """A request whose X-Herald-Key is watched."""
 
     def __init__(self, key: str) -> None:
-        super().__init__({"type": "http", "headers": []})
-        self._headers = {"x-herald-key": Watched(key)}  # type: ignore[assignment]
+        self.headers = {"x-herald-key": Watched(key)}
 
 
 @pytest.mark.parametrize("guess", [guess for guess in GUESSES if guess])
