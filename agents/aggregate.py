@@ -6,6 +6,7 @@ into one insert a table, since ClickHouse likes few large parts; they are acknow
 
 import asyncio
 import logging
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,8 @@ READS: dict[Topic, type[Gathered]] = {
 WAITING_BYTES_MAX = 16_777_216
 STORING_SHARE_MAX = 0.25
 """Of the time, spent on inserts: each has a fixed price, in ClickHouse above all, so a busy writer waits for more."""
+INSERTS_AT_ONCE = 3
+"""Two, and one that waits for them: while ClickHouse works on one table's rows, the next table's are made and sent."""
 BUFFERED_BLOCKS = 4  # for each of four topics; what waits here waits twice
 
 
@@ -57,12 +60,14 @@ class AggregateRunner:
         """Nothing is connected before the app starts."""
         self.settings = settings
         self.app = make_app(NAME, settings, BUFFERED_BLOCKS)
-        self.writer = WarehouseWriter(Warehouse.from_url(settings.warehouse_url), settings)
+        inserts = ThreadPoolExecutor(INSERTS_AT_ONCE, "insert")
+        self.writer = WarehouseWriter(Warehouse.from_url(settings.warehouse_url), settings, inserts=inserts)
         self.owned: set[tuple[str, int]] = set()
         self.chunk = Chunk()
         self.generation = 0
         self._took_s = 0.0
         self._storing = asyncio.Lock()
+        self._landing: asyncio.Task[None] | None = None
         self.positions: dict[TP, int] = {}
         self._wire()
         self._watch = Watch(NAME, self.app, lambda: self.positions)
@@ -110,35 +115,46 @@ class AggregateRunner:
         return max(wait_s, min(most_s, self._took_s / STORING_SHARE_MAX))
 
     async def _store(self) -> None:
-        """Store the chunk and acknowledge it; the next one fills up meanwhile."""
+        """Store the chunk and acknowledge it; the next one fills up meanwhile, and is begun once it is full."""
         try:
             async with self._storing:
                 chunk, self.chunk = self.chunk, Chunk()
-                if not chunk.waiting:
-                    return
-                generation = self.generation
-                began_s = monotonic_s()
-                oldest_ms = await asyncio.to_thread(self._write, chunk)
-                self._took_s = monotonic_s() - began_s
-                if generation == self.generation:
-                    for _, acks, arrival in chunk.waiting:
-                        await acks.ack(arrival.event)
-                        self.positions[arrival.event.message.tp] = arrival.event.message.offset + 1
-                now = now_ms()
-                metrics.PROGRESS.labels(NAME).set(now / 1000)
-                metrics.STAGE_LATENCY.labels(NAME).observe(max(0, now - oldest_ms) / 1000)
+                if chunk.waiting:
+                    stored, oldest_ms = await asyncio.to_thread(self._begin, chunk)
+                    await self._landed()
+                    self._landing = asyncio.create_task(self._land(chunk, stored, oldest_ms, self.generation))
         except Exception as error:  # noqa: BLE001
             stop_now(f"{NAME}: storing", error)
 
-    def _write(self, chunk: Chunk) -> int:
-        """Decode and store a chunk, in a thread; return when its oldest block was closed, ms."""
+    async def _landed(self) -> None:
+        """Wait for the chunk that was begun last."""
+        if self._landing is not None:
+            await self._landing
+
+    async def _land(self, chunk: Chunk, stored: "Future[None]", oldest_ms: int, generation: int) -> None:
+        """Acknowledge a chunk once it is stored."""
+        try:
+            began_s = monotonic_s()
+            await asyncio.wrap_future(stored)
+            self._took_s = monotonic_s() - began_s
+            if generation == self.generation:
+                for _, acks, arrival in chunk.waiting:
+                    await acks.ack(arrival.event)
+                    self.positions[arrival.event.message.tp] = arrival.event.message.offset + 1
+            now = now_ms()
+            metrics.PROGRESS.labels(NAME).set(now / 1000)
+            metrics.STAGE_LATENCY.labels(NAME).observe(max(0, now - oldest_ms) / 1000)
+        except Exception as error:  # noqa: BLE001
+            stop_now(f"{NAME}: storing", error)
+
+    def _begin(self, chunk: Chunk) -> tuple["Future[None]", int]:
+        """Decode a chunk and begin to store it, in a thread; also return when its oldest block was closed, ms."""
         blocks = [codec.decode(arrival.value, READS[topic]) for topic, _, arrival in chunk.waiting]
         pending = [
             PendingBlock(topic.name, arrival.origin, block, arrival.crc)
             for (topic, _, arrival), block in zip(chunk.waiting, blocks, strict=True)
         ]
-        self.writer.write(pending)
-        return min(block.block_time_ms for block in blocks)
+        return self.writer.begin(pending), min(block.block_time_ms for block in blocks)
 
     async def _assigned(self, sender: Any, *_: Any, **__: Any) -> None:
         try:
@@ -179,6 +195,7 @@ class AggregateRunner:
     async def _revoked(self, sender: Any, *_: Any, **__: Any) -> None:
         self.generation += 1
         async with self._storing:
+            await self._landed()
             self.chunk = Chunk()
             for topic, partition in sorted(self.owned):
                 self.writer.revoked(topic, partition)

@@ -5,8 +5,9 @@ lost is simply repeated, with the same rows or cut into other chunks: the rows l
 twice. That needs no token and no look whether the rows arrived, and it holds when the server is killed inside an
 insert, when this process is killed between two, and when a stalled former owner wakes up and writes.
 
-Order within a chunk: rows, then rollups, then the ledger `blocks`, then the caller acknowledges. So a block that stands
-in the ledger is wholly in all tables, and what a kill leaves half done is not in the ledger and is done again.
+Order within a chunk: rows and rollups, side by side; then the ledger `blocks`, then the caller acknowledges. So a block
+that stands in the ledger is wholly in all tables, and what a kill leaves half done is not in the ledger and is done
+again.
 """
 
 import logging
@@ -15,7 +16,8 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from concurrent.futures import Executor, Future, wait
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -41,6 +43,7 @@ ROWS_PER_INSERT_MAX = 500_000
 _ANY_NUMBER = 0  # a chunk with late events spans months; rows that arrive in part are completed by the repeat
 _STAGE = "aggregate"
 
+P = ParamSpec("P")
 R = TypeVar("R")
 K = TypeVar("K", bound=Struct)
 Place = tuple[str, int]  # topic, partition
@@ -72,17 +75,36 @@ class Tables(Protocol):
         """Insert columns; return how many rows."""
 
 
+class OneByOne(Executor):
+    """Runs what it is given at once, in the caller's thread, and raises what that raises."""
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> "Future[R]":
+        """Run it now."""
+        done: Future[R] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
 class WarehouseWriter:
     """Applies blocks in order. Blocking, without Faust or asyncio: call it from a thread; calls exclude each other."""
 
-    def __init__(self, warehouse: Tables, settings: Settings, sleep: Callable[[float], None] = time.sleep) -> None:
-        """sleep: how to wait before a retry, s."""
+    def __init__(
+        self,
+        warehouse: Tables,
+        settings: Settings,
+        sleep: Callable[[float], None] = time.sleep,
+        inserts: Executor | None = None,
+    ) -> None:
+        """sleep: how to wait before a retry, s. inserts: runs them, in the order of the calls, in some threads."""
         self._warehouse = warehouse
+        self._inserts = inserts or OneByOne()
         self._sleep = sleep
         self._accept_gap = settings.accept_gap
         self._applied: dict[Place, int] = {}
         self._rollup = Rollup(settings.rollup_buckets_max, self._reread)
-        self._lock = threading.Lock()
+        self._under_way: list[Future[None]] = []  # inserts of the chunk begun last
+        self._stored: Future[None] | None = None  # of that chunk
+        self._lock = threading.RLock()
 
     def assigned(self, topic: str, partition: int) -> int:
         """Take a partition; return the origin offset of its last applied block, or -1.
@@ -90,14 +112,16 @@ class WarehouseWriter:
         Raises Retryable where the warehouse stays away.
         """
         with self._lock:
-            self._applied.pop((topic, partition), None)
-            if topic == topics.EVENTS.name:
-                self._rollup.revoke(partition)
+            self._forget([(topic, partition)])
             return self._last((topic, partition))
 
     def revoked(self, topic: str, partition: int) -> None:
-        """Forget a partition that another process has now."""
+        """Forget a partition that another process has now. Whatever was begun must have ended."""
         with self._lock:
+            self._forget([(topic, partition)])
+
+    def _forget(self, places: Iterable[Place]) -> None:
+        for topic, partition in places:
             self._applied.pop((topic, partition), None)
             if topic == topics.EVENTS.name:
                 self._rollup.revoke(partition)
@@ -111,18 +135,49 @@ class WarehouseWriter:
         stored: a bug.
         """
         with self._lock:
+            if self._stored is not None and self._stored.done():
+                self._stored = None  # it may have failed: then this is the caller's next try
+            stored = self.begin(chunk)
+        stored.result()
+
+    def begin(self, chunk: Sequence[PendingBlock]) -> "Future[None]":
+        """Send a chunk's rows on their way; once what is returned has ended well, acknowledge its blocks.
+
+        The next chunk may be begun meanwhile: its rows are made while ClickHouse works on these. Raises as `write`
+        does, and so does what is returned, also where the chunk before failed: the ledger is written in order.
+        """
+        with self._lock:
             fresh = self._fresh(chunk)
             try:
-                self._store(fresh)
+                self._under_way = self._send(fresh)
+                for place, blocks in fresh.items():
+                    self._applied[place] = blocks[-1].origin.offset
+                self._stored = self._inserts.submit(self._finish, fresh, self._under_way, self._stored, len(chunk))
             except BaseException:
-                # The hot cells may have counted what the ledger does not know of: read them again.
-                for topic, partition in fresh:
-                    if topic == topics.EVENTS.name:
-                        self._rollup.revoke(partition)
+                self._forget(fresh)  # the hot cells may have counted what the ledger does not know of
                 raise
-            for place, blocks in fresh.items():
-                self._applied[place] = blocks[-1].origin.offset
-            _observe(fresh, len(chunk))
+            return self._stored
+
+    def _finish(
+        self,
+        fresh: dict[Place, list[PendingBlock]],
+        under_way: Sequence["Future[None]"],
+        before: "Future[None] | None",
+        given: int,
+    ) -> None:
+        """Once a chunk's rows are all in, and the chunk before is in the ledger, put this one into it."""
+        try:
+            for one in under_way:
+                one.result()
+            if before is not None:
+                before.result()
+            self._insert(rows.ledger_columns(_ledger(fresh), now_ms()), _name(fresh))
+        except BaseException:
+            wait(under_way)  # whoever has the partition next must not meet one of them
+            with self._lock:
+                self._forget(fresh)
+            raise
+        _observe(fresh, given)
 
     def _fresh(self, chunk: Sequence[PendingBlock]) -> dict[Place, list[PendingBlock]]:
         """Return the blocks not applied yet, by topic and partition; raise Gap where one is missing."""
@@ -165,21 +220,33 @@ class WarehouseWriter:
             self._applied[place] = _int(found[0][1]) if found[0][0] else -1
         return self._applied[place]
 
-    def _store(self, fresh: dict[Place, list[PendingBlock]]) -> None:
+    def _send(self, fresh: dict[Place, list[PendingBlock]]) -> list["Future[None]"]:
+        """Begin to insert the rows, side by side."""
         name = _name(fresh)
         events = list(_blocks(fresh, topics.EVENTS.name, EventBlock))
         for partition in sorted({origin.partition for origin, _ in events}):
             if not self._rollup.is_assigned(partition):  # before the insert, so that it sees what was there before
                 self._rollup.assign(partition, self._newest_ms(partition))
-        self._insert(rows.event_columns(events), name)
-        self._insert(rows.decision_columns(events), name)
-        self._insert(rows.refused_columns(_blocks(fresh, topics.BAD.name, RefusedBlock)), name)
-        sessions = _blocks(fresh, topics.SESSIONS.name, SessionBlock)
-        outcomes = _blocks(fresh, topics.OUTCOMES.name, OutcomeBlock)
-        self._insert(rows.session_columns(sessions, last_only=True), name)
-        self._insert(rows.outcome_columns(outcomes, last_only=True), name)
-        self._insert(self._rollup.apply(_chunks(events)), name)
-        self._insert(rows.ledger_columns(_ledger(fresh), now_ms()), name)
+        under_way: list[Future[None]] = []
+        try:
+            for columns in self._columns(fresh, events):
+                if columns.rows:
+                    under_way.append(self._inserts.submit(self._insert, columns, name))
+        except BaseException:
+            wait(under_way)
+            raise
+        return under_way
+
+    def _columns(
+        self, fresh: dict[Place, list[PendingBlock]], events: Sequence[tuple[Origin, EventBlock]]
+    ) -> Iterator[Columns]:
+        """Make the rows of one table after the other, so that those before are on their way meanwhile."""
+        yield rows.event_columns(events)
+        yield rows.decision_columns(events)
+        yield rows.refused_columns(_blocks(fresh, topics.BAD.name, RefusedBlock))
+        yield rows.session_columns(_blocks(fresh, topics.SESSIONS.name, SessionBlock), last_only=True)
+        yield rows.outcome_columns(_blocks(fresh, topics.OUTCOMES.name, OutcomeBlock), last_only=True)
+        yield self._rollup.apply(_chunks(events))
 
     def _insert(self, columns: Columns, name: str) -> None:
         """Insert rows, repeated until the answer is yes. An answer that was lost needs no more care than this.
@@ -202,11 +269,13 @@ class WarehouseWriter:
             metrics.STORED_ROWS.labels(table.name).inc(stored)
 
     def _newest_ms(self, partition: int) -> int:
+        wait(self._under_way)
         sql = "SELECT count(), toUnixTimestamp64Milli(max(event_time)) FROM events WHERE p = %(p)s"
         found = self._ask(sql, {"p": partition})
         return _int(found[0][1]) if found[0][0] else -1
 
     def _reread(self, partition: int, minutes: Sequence[int], below: int) -> Iterable[StoredEvent]:
+        wait(self._under_way)  # the chunk before is among what is read
         return stored_events(self._ask, partition, minutes, below)
 
     def _ask(self, sql: str, params: Mapping[str, object]) -> list[tuple[object, ...]]:

@@ -3,7 +3,9 @@
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import count
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -91,6 +93,20 @@ class Faulty:
         if fails:
             raise self._fault
         return stored
+
+
+class Refusing(Faulty):
+    """A warehouse that takes one insert into a table and fails at the next, however often it is tried; then no more."""
+
+    def __init__(self, warehouse: Warehouse, table: str) -> None:
+        super().__init__(warehouse, 2, Unavailable("away", 210), is_stored=False, times=len(RETRY_DELAYS_S) + 1)
+        self._table = table
+
+    def insert(self, table: str, *arguments: Any, **named: Any) -> int:
+        """Insert; only those into the table are counted, which come one after the other."""
+        if table == self._table:
+            return super().insert(table, *arguments, **named)
+        return self._warehouse.insert(table, *arguments, **named)
 
 
 def random_event(draw: random.Random, block: int) -> Event:
@@ -235,6 +251,36 @@ def test_the_newest_state_of_a_session_and_of_an_outcome_stays(expected: Rows) -
 def test_any_chunks_end_at_the_same_tables(warehouse: Warehouse, expected: Rows, size: int) -> None:
     """How the log is cut is an accident of timing: nothing may depend on it."""
     write_in_chunks(writer(warehouse), random_log(1), iter(lambda: size, 0))
+    assert stored(warehouse) == expected
+
+
+def write_overlapping(one: WarehouseWriter, log: Sequence[PendingBlock], size: int) -> list["Future[None]"]:
+    """Begin every chunk before the one before has ended, as the aggregate stage does."""
+    begun = [one.begin(log[start : start + size]) for start in range(0, len(log), size)]
+    wait(begun)
+    return begun
+
+
+@pytest.mark.parametrize("size", [3, 11])
+def test_chunks_that_overlap_end_at_the_same_tables(warehouse: Warehouse, expected: Rows, size: int) -> None:
+    """Also where a minute's cells are read again, from rows of a chunk whose inserts may still be under way."""
+    with ThreadPoolExecutor(3) as inserts:
+        one = WarehouseWriter(warehouse, load(rollup_buckets_max=5), sleep=lambda _: None, inserts=inserts)
+        for done in write_overlapping(one, random_log(1), size):
+            done.result()
+    assert stored(warehouse) == expected
+
+
+@pytest.mark.parametrize("table", ["events", "rollup_minute", "blocks"])
+def test_a_chunk_whose_forerunner_failed_is_not_in_the_ledger(warehouse: Warehouse, expected: Rows, table: str) -> None:
+    """Its rows are in, perhaps, but nobody may take it for applied; a new writer does both again."""
+    log = random_log(1)
+    with ThreadPoolExecutor(3) as inserts:
+        one = WarehouseWriter(Refusing(warehouse, table), load(), sleep=lambda _: None, inserts=inserts)
+        begun = write_overlapping(one, log[:60], 20)
+    assert [type(done.exception()) for done in begun] == [type(None), Unavailable, Unavailable]
+    assert warehouse.execute("SELECT count() FROM blocks FINAL") == [(20,)]
+    writer(warehouse).write(log)
     assert stored(warehouse) == expected
 
 
