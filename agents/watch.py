@@ -65,7 +65,7 @@ class Watch:
             return {}
         try:
             ends = await asyncio.wait_for(self.app.consumer.highwaters(*positions), LOOK_EVERY_S)
-        except (TimeoutError, KeyError, RuntimeError):
+        except (TimeoutError, KeyError, RuntimeError, *kafka.NOT_CONSUMING):
             return {}
         return {tp: Place(await self._start(tp) if at < 0 else at, ends.get(tp, 0)) for tp, at in positions.items()}
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 EVENT_OVERHEAD_BYTES = 160  # a Collected in memory beside its raw bytes
 EVENTS_PER_MS = 6
-"""So many waiting events are worth a ms of waiting: a block costs the stages some 30 ms together, an event 0.1."""
+"""So many waiting events are worth a ms of waiting: a flush costs all parts some 40 ms of CPU, an event 0.1."""
 QUIET_MS = 20
 """No event for so long, and none is worth waiting for: whoever sends may itself be waiting for our answer."""
 
