@@ -231,6 +231,74 @@ def replay(settings: Settings, **wish: Any) -> int:
     return run(settings, out, Wish(**wish))
 
 
+folder_argument = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+partitions_type = click.IntRange(min=1)
+to_generation_option = click.option("--to-generation", type=click.IntRange(min=1), default=0, help="Which one to fill.")
+accept_gap_option = click.option("--accept-gap", is_flag=True, help="Go on although the log's beginning is gone.")
+start_over_option = click.option("--start-over", is_flag=True, help="Empty a generation that is not in use yet, first.")
+
+
+@main.command()
+@folder_argument
+@click.option("--verify", is_flag=True, help="Only check every file of the backup.")
+@data_option
+@_with_settings
+def backup(settings: Settings, **wish: Any) -> int:
+    """Append what is new in the log to a backup. All else is made again from the log.
+
+    Run it more often than the log forgets (7 days). --verify names every file that is torn or altered.
+
+    \b
+    Example: herald backup /mnt/backup/herald
+    """
+    from pipeline.archive.backup import Wish, run
+
+    return run(settings, out, Wish(**wish))
+
+
+@main.command()
+@folder_argument
+@click.option("--partitions", type=partitions_type, default=0, help="Another number than the backup was of.")
+@to_generation_option
+@accept_gap_option
+@start_over_option
+@data_option
+@_with_settings
+def restore(settings: Settings, **wish: Any) -> int:
+    """Write a backup into an empty log; `herald up` then makes everything again from it.
+
+    The same number of partitions gives the same offsets. Interrupted, it goes on where it stopped.
+
+    \b
+    Example: herald restore /mnt/backup/herald && herald up
+    """
+    from pipeline.archive.restore import Wish, run
+
+    return run(settings, out, Wish(**wish))
+
+
+@main.command()
+@click.option("--partitions", type=partitions_type, required=True, help="Of the new generation.")
+@to_generation_option
+@click.option("--from-backup", type=click.Path(file_okay=False, path_type=Path), help="Holds the log's beginning.")
+@accept_gap_option
+@start_over_option
+@data_option
+@_with_settings
+def repartition(settings: Settings, **wish: Any) -> int:
+    """Copy the log into a new generation of topics with another number of partitions.
+
+    Once while all runs, and again after it was stopped: exit code 0 when nothing is left to copy. It says which
+    settings to start with; the present generation stays as it is.
+
+    \b
+    Example: herald repartition --partitions 8
+    """
+    from pipeline.archive.repartition import Wish, run
+
+    return run(settings, out, Wish(**wish))
+
+
 @main.command()
 @click.option("--apply", "do_apply", is_flag=True, help="Create what is missing.")
 @_with_settings
@@ -262,6 +330,8 @@ def tables(settings: Settings, do_apply: bool) -> int:
     from pipeline.edge.clickhouse import Warehouse
     from schemas.tables import TABLES
 
+    if do_apply:
+        tool.make_database(settings)
     with Warehouse.from_url(settings.warehouse_url) as warehouse:
         act = tool.apply if do_apply else tool.differences
         found = act(warehouse, settings.retention_days)

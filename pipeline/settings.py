@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -47,7 +48,13 @@ class Settings(BaseSettings):
     kafka_ssl_key_file: str = Field("", description="client key (PEM)")
     kafka_replication: Positive = Field(1, description="replication factor of topics we create")
     topic_prefix: str = Field("", pattern=r"^[a-zA-Z0-9._-]*$", description="put before every topic and group name")
-    partitions: Positive = Field(4, description="partitions of every topic; cannot change once topics exist")
+    partitions: Positive = Field(
+        4, description="partitions of every topic; cannot change once topics exist: `herald repartition` makes new ones"
+    )
+    generation: Positive = Field(
+        1,
+        description="which topics, groups and warehouse database are in use; `herald repartition` fills the next ones",
+    )
     clickhouse_url: str = Field("", description="clickhouse://user:password@host:port/db; empty = embedded")
     clickhouse_port: Port = Field(9000, description="port of the embedded warehouse")
     collector_port: Port = Field(8080, description="HTTP port of the collector")
@@ -61,6 +68,11 @@ class Settings(BaseSettings):
     restart_session_ms: Positive = Field(
         10_000, description="a worker that says nothing for so long loses its partitions"
     )
+
+    state_store: Literal["memory", "disk"] = Field(
+        "memory", description="where profiles and sessions are while in use: disk, once they outgrow memory"
+    )
+    state_cache_mb: Positive = Field(256, description="with disk: memory for the hot ones, of each worker, MB")
 
     # Collector
     write_keys: Annotated[dict[str, str], NoDecode] = Field(
@@ -90,7 +102,8 @@ class Settings(BaseSettings):
     block_events_max: Positive = Field(2_000, description="a block leaves when it holds this many events")
     buffer_bytes_max: Positive = Field(67_108_864, description="unacknowledged bytes held before 503")
     ack_timeout_ms: Positive = Field(10_000, description="a request waits this long for the broker before 503")
-    tick_ms: Positive = Field(1_000, description="a quiet partition gets a tick this often")
+    tick_ms: Positive = Field(1_000, description="a quiet partition gets its first tick after so long")
+    tick_max_ms: NotNegative = Field(5_000, description="then ever more seldom, up to this; below 15 s for delivery")
     mask_secret: SecretStr = Field(SecretStr(""), description="key of e-mail pseudonyms; empty = made once in data_dir")
 
     # Clean
@@ -184,9 +197,22 @@ class Settings(BaseSettings):
         return self.kafka_bootstrap_servers or f"127.0.0.1:{self.kafka_port}"
 
     @property
-    def warehouse_url(self) -> str:
-        """The warehouse to talk to: the given one or the embedded one."""
+    def first_warehouse_url(self) -> str:
+        """The warehouse and database of the first generation: the given one or the embedded one."""
         return self.clickhouse_url or f"clickhouse://default@127.0.0.1:{self.clickhouse_port}/default"
+
+    @property
+    def warehouse_database(self) -> str:
+        """The database of this generation: the first one's name, from the second generation on with `_g2`."""
+        first = urlsplit(self.first_warehouse_url).path.strip("/") or "default"
+        return first if self.generation == 1 else f"{first}_g{self.generation}"
+
+    @property
+    def warehouse_url(self) -> str:
+        """The warehouse and database to talk to."""
+        if self.generation == 1:
+            return self.first_warehouse_url
+        return urlunsplit(urlsplit(self.first_warehouse_url)._replace(path=f"/{self.warehouse_database}"))
 
     @property
     def auditor_metrics_port(self) -> int:
@@ -203,8 +229,8 @@ class Settings(BaseSettings):
         return kept
 
     def topic(self, name: str) -> str:
-        """The name of a topic (or consumer group) in Kafka, with the prefix."""
-        return f"{self.topic_prefix}{name}"
+        """The name of a topic (or consumer group) in Kafka: with the prefix, from the second generation on `g2-`."""
+        return f"{self.topic_prefix}{name}" if self.generation == 1 else f"{self.topic_prefix}g{self.generation}-{name}"
 
 
 def as_text(value: object) -> str:

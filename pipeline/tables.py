@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipeline.edge import clickhouse
+from pipeline.settings import Settings
 from schemas import ddl
 from schemas.ddl import Table
 from schemas.tables import TABLES
@@ -47,6 +49,15 @@ class Found:
     partition_by: str
     order_by: str
     columns: dict[str, str]
+
+
+def make_database(settings: Settings) -> None:
+    """Make the database of a later generation where it is missing; the first one's is given.
+
+    Raises clickhouse.Unavailable or clickhouse.Refused.
+    """
+    if settings.generation > 1:
+        clickhouse.make_database(settings.first_warehouse_url, settings.warehouse_database)
 
 
 def differences(warehouse: Database, retention_days: int, cluster: str = "") -> list[Difference]:

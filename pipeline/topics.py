@@ -54,7 +54,8 @@ def apply(settings: Settings) -> list[Difference]:
     """Create what is missing; return what was done.
 
     Raises SettingsError where topics have another number of partitions than the settings: visitors would move to other
-    partitions than their state. Kafka can add partitions, but nothing can move what is already placed.
+    partitions than their state. Kafka can add partitions, but nothing can move what is already placed; `herald
+    repartition` copies it into a new generation of topics.
     """
     found = differences(settings)
     _refuse_partitions(found)

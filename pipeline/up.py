@@ -28,10 +28,11 @@ def start(settings: Settings, console: Console) -> Supervisor:
     check_ports(settings)
     supervisor = Supervisor(settings)
     try:
-        _prepare(settings, console)
+        prepare(settings, console)
         with console.status("starting the stores"):
             supervisor.start(stores(settings))
         _patiently(lambda: topics.apply(settings))
+        _patiently(lambda: tables.make_database(settings))
         with Warehouse.from_url(settings.warehouse_url) as warehouse:
             _patiently(lambda: tables.apply(warehouse, settings.retention_days))
         with console.status("starting collector, stages and delivery"):
@@ -69,7 +70,7 @@ def start_until_asked(settings: Settings, console: Console, stop: threading.Even
     return supervisor
 
 
-def _prepare(settings: Settings, console: Console) -> None:
+def prepare(settings: Settings, console: Console) -> None:
     """Do what needs the network or may take long here, where it can be seen, rather than in a child."""
     make_folder(settings)
     if not settings.kafka_bootstrap_servers:

@@ -32,6 +32,7 @@ EDGES: dict[str, dict[str, str]] = {
         "agents/watch.py": "asks the broker where the log ends, for the lag",
         "pipeline/collector/sink.py": "tells the producer's failures from our own bugs",
         "pipeline/parts.py": "tells that the broker is not ready yet",
+        "pipeline/archive/log.py": "partitions to copy, and the broker's failures",
         "pipeline/audit/log.py": "partitions to read blocks again from, and the broker's failures",
         "pipeline/status.py": "partitions to read the books from, and the broker's failures",
         "pipeline/topics.py": "the broker's refusals to make a topic",

@@ -231,6 +231,12 @@ class Warehouse:
         return Refused(f"{where}: code {code}: {text}", code if code is not None else 0)
 
 
+def make_database(url: str, name: str) -> None:
+    """Make a database where it is missing. url: of another database that is there. Raises Unavailable or Refused."""
+    with Warehouse.from_url(url) as warehouse:
+        warehouse.execute("CREATE DATABASE IF NOT EXISTS `{}`".format(name.replace("\\", "\\\\").replace("`", "\\`")))
+
+
 def _rows(table: str, column_names: Sequence[str], columns: Sequence[Sequence[object]]) -> int:
     if len(column_names) != len(columns) or not columns:
         raise ValueError(f"insert into {table}: {len(column_names)} names for {len(columns)} columns; expected as many")

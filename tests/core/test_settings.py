@@ -27,6 +27,7 @@ OTHER = {
     "policy_default": "thompson",
     "delivery_keys": "k1,k2",
     "log_level": "DEBUG",
+    "state_store": "disk",
     "accept_gap": "true",
     "audit_heal": "false",
     "cookie_secure": "true",

@@ -10,6 +10,7 @@ from pipeline.core.profile_stage import Profiles
 from pipeline.core.sessionise import Sessionise
 from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
 from tests.agents.rig import Stages
+from tests.crashpoints.archive import Copying
 from tests.crashpoints.points import Scenario
 from tests.crashpoints.services import Flush, Resume
 from tests.crashpoints.stages import PARTITIONS, Commit, Restore
@@ -36,7 +37,11 @@ SCENARIOS: dict[str, Planned] = {
     "restore": Planned("sessionise dies while it starts, fences and restores its state, and does what waits"),
     "collector": Planned("the collector dies while it takes requests"),
     "delivery": Planned("delivery dies while it starts on an empty folder, reads its state and decides"),
+    "backup": Planned("a backup dies while it reads the log and writes segments and manifest"),
+    "refill": Planned("a restore from a backup dies while it writes the log"),
+    "repartition": Planned("a repartition dies while it copies the log into another number of partitions"),
 }
+_COPIES = {"backup": ("backup", 70), "refill": ("restore", 39), "repartition": ("repartition", 48)}  # command, calls
 _STAGES = {"clean": (Commit, Clean), "sessionise": (Commit, Sessionise), "profile": (Commit, Profiles)}
 
 
@@ -71,7 +76,7 @@ class Stand:
         finally:
             made.close()
 
-    def _made(self, name: str, folder: Path) -> Insert | Control | Commit | Flush | Resume:
+    def _made(self, name: str, folder: Path) -> Insert | Control | Commit | Flush | Resume | Copying:
         if name == "insert":
             return Insert(folder)
         if name == CONTROL:
@@ -79,6 +84,9 @@ class Stand:
         if not self._servers:
             self._broker = self._held.enter_context(_broker(self.folder / "broker"))
             self._servers = self._broker.bootstrap_servers
+        if name in _COPIES:
+            what, calls = _COPIES[name]
+            return Copying(what, self._servers, folder, calls)
         if name == "collector":
             return Flush(self._servers, folder)
         if name == "delivery":

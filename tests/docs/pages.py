@@ -178,7 +178,8 @@ def blocks() -> str:
 A record's value is one byte of format version (now {block.BLOCK_VERSION}), then msgpack. Structs are written as arrays,
 in the order below, unless they say otherwise: fields are only ever appended, with a default, so that old blocks stay
 readable. Headers: `rows` (events in the block), `crc` (of the value), and after `collected` `origin`
-(`partition:offset` in `collected`): a block's name, on every hop. Readable versions: \
+(`partition:offset` in `collected`): a block's name, on every hop. A block that `herald repartition` wrote has `copied`
+(old log, own offset, how far each old partition had been read). Readable versions: \
 {", ".join(map(str, sorted(block.READABLE_VERSIONS)))}. The clean event itself is in [events.md](events.md).
 """
     return "\n".join([head, *(struct_section(kind) for kind in kinds)])
@@ -193,7 +194,8 @@ def topics() -> str:
     head = """# Topics
 
 Every topic has `HERALD_PARTITIONS` partitions, and an event keeps its partition on all of them: that of the visitor's
-id (crc32). `herald topics --apply` makes them; `HERALD_TOPIC_PREFIX` goes before each name.
+id (crc32). `herald topics --apply` makes them; `HERALD_TOPIC_PREFIX` goes before each name, from the second
+`HERALD_GENERATION` on followed by `g2-`.
 """
     return f"{head}\n{table(rows, 'topic', 'meaning', 'writer', 'record', 'kept')}"
 
