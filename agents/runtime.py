@@ -19,10 +19,12 @@ from agents.rounds import MakeFold, Rounds
 from agents.shift import Shift
 from agents.watch import Trim, Watch
 from pipeline.core.stage import Applied, Fold
+from pipeline.core.state import Packed
 from pipeline.edge import metrics
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.edge.heap import settle
 from pipeline.edge.kafka import async_producer
+from pipeline.errors import Retryable
 from pipeline.settings import Settings
 from schemas import block as codec
 
@@ -51,6 +53,10 @@ class StageReport:
         """A block came that had been applied before."""
         metrics.BLOCKS_SKIPPED.labels(self._stage).inc()
 
+    def damaged(self, partition: int) -> None:
+        """A record of a partition's state topic was damaged."""
+        metrics.STATE_DAMAGED.labels(self._stage).inc()
+
     def moved(self, partition: int, rows: int, block_time_ms: int, entries: int) -> None:
         """A partition's new state is durable."""
         now = now_ms()
@@ -63,17 +69,29 @@ class StageReport:
 class StageRunner:
     """Runs one stage on the partitions that Kafka gives us."""
 
-    def __init__(self, fold: type[Fold], make: MakeFold, settings: Settings, count: Count) -> None:
-        """fold: the stage. make: builds it over a restored view. count: tells the metrics what a block led to."""
+    def __init__(
+        self,
+        fold: type[Fold],
+        make: MakeFold,
+        settings: Settings,
+        count: Count,
+        store: Callable[[], Packed] = dict,
+    ) -> None:
+        """fold: the stage. make: builds it over a restored view. count: tells the metrics what a block led to.
+
+        store: makes what holds a partition's entries.
+        """
         self.kind, self.settings = fold, settings
         owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self.rounds = Rounds(fold, make, settings, owner, StageReport(fold.name, count))
+        self.rounds = Rounds(fold, make, settings, owner, StageReport(fold.name, count), store)
         self.app = make_app(fold.name, settings)
         self._producer: Any = None
         self.shift = Shift(self.rounds)
         self._wire()
         self._watch = Watch(fold.name, self.app, self._positions)
-        Trim(self.app, settings, fold.state.name, lambda: [(p, o.writer.begin) for p, o in self.rounds.owned.items()])
+        Trim(
+            self.app, settings, fold.state.name, lambda: [(p, o.writer.kept_from) for p, o in self.rounds.owned.items()]
+        )
 
     def _wire(self) -> None:
         topic = raw_topic(self.app, self.settings, self.kind.source)
@@ -83,8 +101,7 @@ class StageRunner:
         self.app.agent(topic, name=self.kind.name, concurrency=1)(self._receive)
 
     def _positions(self) -> dict[TP, int]:
-        name = self.settings.topic(self.kind.source.name)
-        return {TP(name, p): owned.position for p, owned in self.rounds.owned.items()}
+        return {self._tp(p): owned.position for p, owned in self.rounds.owned.items()}
 
     async def _receive(self, stream: Any) -> None:
         """The agent: hand each block on, in order. Nothing is acknowledged here."""
@@ -109,11 +126,26 @@ class StageRunner:
             name = self.settings.topic(self.kind.source.name)
             partitions = sorted(tp.partition for tp in self.app.consumer.assignment() if tp.topic == name)
             started = monotonic_s()
-            await self.shift.assigned(partitions, self._producer, ConsumerReader(self.settings))
+            await self.shift.assigned(partitions, self._producer, ConsumerReader(self.settings), self)
             settle()
             metrics.RESTORE_SECONDS.labels(self.kind.name).set(monotonic_s() - started)
         except Exception as error:  # noqa: BLE001 - Faust would log it and go on without state
             stop_now(f"{self.kind.name}: restore failed", error)
+
+    async def committed(self, partition: int) -> int:
+        """The port `Group`. Faust seeks anew after `_assigned`."""
+        consumer: Any = self.app.consumer
+        offset = (await consumer.seek_to_committed()).get(self._tp(partition))
+        return -1 if offset is None else int(offset)
+
+    async def put_back(self, partition: int, offset: int) -> None:
+        """The port `Group`: the broker is told at once, for we may not live to commit what is done again."""
+        consumer: Any = self.app.consumer
+        if not await consumer._commit({self._tp(partition): offset}):
+            raise Retryable(f"{self._tp(partition)}: not put back to {offset}: the group has moved on")
+
+    def _tp(self, partition: int) -> TP:
+        return TP(self.settings.topic(self.kind.source.name), partition)
 
     async def _revoked(self, sender: Any, *_: Any, **__: Any) -> None:
         """All partitions go (the protocol is eager): finish the round in hand, keep what is known."""

@@ -6,6 +6,7 @@ from pipeline.core.sessionise import Sessionise
 from pipeline.core.sessions import SessionRules
 from pipeline.core.stage import Applied
 from pipeline.edge import metrics
+from pipeline.edge.local_store import stores
 from pipeline.settings import Settings
 
 
@@ -24,5 +25,5 @@ def count(applied: Applied) -> None:
 def run(settings: Settings) -> int:
     """Run the stage until told to stop."""
     made = rules(settings)
-    runner = StageRunner(Sessionise, lambda view: Sessionise(view, made), settings, count)
+    runner = StageRunner(Sessionise, lambda view: Sessionise(view, made), settings, count, stores(settings))
     return run_worker(runner.app, settings)

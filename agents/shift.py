@@ -1,10 +1,10 @@
 """One worker at its work: blocks come in, rounds are done, partitions come and go between rounds. No Faust in it."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from agents.arrival import Arrival
-from agents.ports import Acks, Sender, StateReader
+from agents.ports import Acks, Group, Sender, StateReader
 from agents.rounds import Rounds
 from pipeline.errors import StateError
 
@@ -30,10 +30,10 @@ class Shift:
         """Hand a block on, in order; wait while there are too many. Nothing is acknowledged here."""
         await self._waiting.put((self._hand, arrival))
 
-    async def assigned(self, partitions: Iterable[int], sender: Sender, reader: StateReader) -> None:
-        """Restore these partitions, and no others are ours. Raises as `take_over` does."""
+    async def assigned(self, partitions: Sequence[int], sender: Sender, reader: StateReader, group: Group) -> None:
+        """Restore these partitions, and no others are ours. Raises as `Rounds.take` does."""
         self._sender = sender
-        await self.rounds.take(partitions, sender, reader)
+        await self.rounds.take(partitions, sender, reader, group)
 
     async def revoked(self) -> None:
         """Let all partitions go, after the round in hand. Raises StateError where that does not end."""

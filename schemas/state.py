@@ -1,4 +1,4 @@
-"""The state topics: one record of changes for each input block, from which a new owner rebuilds a partition.
+"""The state topics: one record of changes for a partition's blocks of a round, from which a new owner rebuilds it.
 
 A record also carries a slice of the unchanged entries (a rolling sweep), so that the log never needs a pause for a full
 snapshot and a reader never needs more than the last two sweeps: it starts at `begin`.

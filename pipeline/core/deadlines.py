@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from pipeline.core.outcome import OutcomeRules, expires_ms
+from pipeline.core.state import Packed
 from schemas.outcome import OpenDecision, Response
 
 ANONYMOUS: Final = "~"
@@ -36,7 +37,7 @@ class Deadlines:
     it had never stopped.
     """
 
-    def __init__(self, rules: OutcomeRules, packed: dict[str, bytes]) -> None:
+    def __init__(self, rules: OutcomeRules, packed: Packed) -> None:
         """packed: VisitorState by key."""
         self._rules = rules
         self._due: dict[str, int] = {}

@@ -13,6 +13,8 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.state import Packed
+
 HOUR_MS = 3_600_000
 FAN_IN = 16  # entries of a tier that become one of the next
 ENTRY_IDS_MAX = 65_536  # a state record must stay well under the broker's limit
@@ -29,7 +31,7 @@ def hash_id(event_id: str) -> int:
 class SeenIds:
     """The ids of one partition. Keys of the entries: `hour:tier:offset of the first block`."""
 
-    def __init__(self, packed: dict[str, bytes], window_ms: int) -> None:
+    def __init__(self, packed: Packed, window_ms: int) -> None:
         """packed: the state's entries, owned from now on. window_ms: how long an id is remembered, whole hours up."""
         self.packed = packed
         self.window_hours = -(-window_ms // HOUR_MS)

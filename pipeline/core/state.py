@@ -1,8 +1,9 @@
 """A partition's state as a fold of its state topic: packed entries, a fenced log, a rolling sweep.
 
-One record is written for each input block. It holds the entries that the block changed and, with them, some of the
-unchanged ones; when every entry has been written once (a sweep), all older records are void. So there is no snapshot to
-pause for, and a restore reads one run of records: at most two sweeps, which is within six times the state.
+One record is written for a partition's blocks of a round, after all of them. It holds the entries that the blocks
+changed and, with them, some of the unchanged ones; when every entry has been written once (a sweep), all older records
+are void. So there is no snapshot to pause for, and a restore reads one run of records: at most two sweeps, which is
+within six times the state.
 
 A sweep goes by slices of keys, and a record says how many are whole: a new owner goes on with the next one, so that
 the log stays bounded also where partitions move more often than a sweep takes.
@@ -11,11 +12,15 @@ A new owner first writes a fence and reads up to it. Records of older epochs beh
 whatever a stalled previous owner still writes changes nothing (the log itself decides, as with leader epochs in Kafka).
 An owner's records stand one after the other. Where they do not, somebody else has written, and from then on the owner
 leaves `begin` where it is: so that of a fenced one never passes the fence, and readers that begin there meet it.
+
+Where a record is damaged, the new owner goes on from an older version, of which the log still has all, and computes the
+blocks since then again. Its first record has no version: that tells every reader that all it knew is void. A sweep of
+its own follows, after which `begin` lies behind the damage. So the log keeps two whole sweeps.
 """
 
 import zlib
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator, MutableMapping
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 from msgspec import Struct
@@ -32,6 +37,25 @@ RECORD_OVERHEAD_BYTES = 128  # a record's own fields; an estimate, for pacing th
 
 _encode = msgspec.msgpack.Encoder().encode
 
+Packed = MutableMapping[str, bytes]
+"""A partition's entries as they are in the log. A dict is one; a local store on disk (an edge) is another."""
+
+
+@runtime_checkable
+class Sliced(Protocol):
+    """Entries that give one slice at a time, so that a sweep does not need all keys in memory."""
+
+    def slice(self, number: int) -> Iterator[tuple[str, bytes]]:
+        """Give the entries of a slice, each as it is when it is given; they may change meanwhile.
+
+        What is put in meanwhile may be left out. Nothing that was there, and is not deleted meanwhile, is.
+        """
+
+
+def hash_of(key: str) -> int:
+    """Return a key's hash: it depends on nothing but the key, and its rest by SLICES is the key's slice."""
+    return zlib.crc32(key.encode("utf-8", "surrogatepass"))
+
 
 class StateView:
     """What any reader of a state topic knows of one partition: the entries as of `version`.
@@ -39,9 +63,9 @@ class StateView:
     Delivery uses it as it is.
     """
 
-    def __init__(self) -> None:
-        """Start empty: before the first record."""
-        self.entries: dict[str, bytes] = {}
+    def __init__(self, entries: Packed | None = None) -> None:
+        """Start before the first record. entries: empty, and owned by this object; a dict where none are given."""
+        self.entries: Packed = {} if entries is None else entries
         self.fixed = b""
         self.version = NO_VERSION
         self.epoch = -1
@@ -50,11 +74,31 @@ class StateView:
         self.swept = 0
         self._parts: list[StateRecord] = []
         self._first_offset = 0  # of the parts
+        self.emptied_at = 0  # where the log went back to an older version
+
+    @property
+    def is_whole(self) -> bool:
+        """False from where the log goes back to an older version until all of that version was read."""
+        return self.begin >= self.emptied_at
+
+    def is_all_from(self, start: int) -> bool:
+        """Say whether who began to read at an offset knows all of the state as of the version.
+
+        start: where a version begins, as every `begin` is, and so what a trimmed log begins with.
+        """
+        if not self.is_whole or (start > 0 and self.version == NO_VERSION):
+            return False
+        return start == 0 or max(self.begin, self.sweep_began if self.swept == SLICES else 0) >= start
+
+    def goes_back(self, record: StateRecord) -> bool:
+        """Say whether from this record on a new owner writes an older state again: all that is known is void."""
+        return record.kind == "change" and record.version == NO_VERSION != self.version
 
     def apply(self, record: StateRecord, offset: int) -> bool:
         """Take in the record at this offset of the state topic; return False where it is void (a fenced owner's).
 
         Raises StateError where a version goes back within one epoch, or begins before the one before it is whole.
+        Where a new owner has to go on from an older one, it says so first (see `goes_back`, `is_whole`).
         """
         if record.kind == "fence":
             self.epoch = max(self.epoch, offset)
@@ -62,7 +106,7 @@ class StateView:
             return True
         if record.epoch < self.epoch:
             return False
-        if record.version < self.version:
+        if record.version < self.version and not self.goes_back(record):
             raise StateError(f"state record {offset}: version {record.version} after {self.version} in one epoch")
         if self._parts and record.version != self._parts[0].version:
             raise StateError(
@@ -72,6 +116,9 @@ class StateView:
         self._first_offset = self._first_offset if self._parts else offset
         self._parts.append(record)
         if not record.more:
+            if self.goes_back(record):
+                self.entries.clear()
+                self.emptied_at = self._first_offset
             for part in self._parts:
                 self._take(part)
             self._parts.clear()
@@ -95,7 +142,7 @@ class Entries(Generic[V]):
     Reading decodes once a block; `put` and `delete` are gathered and handed out by `take_changes`.
     """
 
-    def __init__(self, packed: dict[str, bytes], kind: type[V]) -> None:
+    def __init__(self, packed: Packed, kind: type[V]) -> None:
         """packed: the entries as they are in the log; owned (and changed) by this object from now on."""
         self.packed = packed
         self._decode = msgspec.msgpack.Decoder(kind).decode
@@ -155,8 +202,10 @@ class StateWriter:
         self.owner = owner
         self.epoch = view.epoch
         self.begin = view.begin
+        self.kept_from = 0  # what lies before it may be trimmed: `begin` as it was a sweep ago
         self._view = view
-        self._slices: list[list[str]] = []  # keys that this sweep has still to write; the slice in hand is the last
+        # what this sweep has still to write; the slice in hand is the last
+        self._slices: list[Iterator[tuple[str, bytes]]] = []
         self._began = view.sweep_began
         self.interrupted = False
         self.next_offset = view.epoch + 1  # right behind our fence, where our next record stands if nobody else writes
@@ -184,10 +233,31 @@ class StateWriter:
         Usually one; what is larger than bytes_max is split into parts of one version, and only the last part counts.
         """
         puts, deletes = changes
-        if not self._slices:
-            self._slices, self._began = self._cut(0), HERE
         others = RECORD_OVERHEAD_BYTES + len(self.owner) + len(fixed) + sum(len(key) + 2 for key in deletes)
         room = max(SWEPT_BYTES_MIN, others + sum(_size(put) for put in puts))
+        return self._records(version, fixed, changes, room, bytes_max, block_time_ms)
+
+    def anew(self) -> list[StateRecord]:
+        """Return the record that makes all void which readers know; `swept_on` follows, until `begin` has come here."""
+        self._slices, self._began, self._parts = self._cut(0), HERE, 1
+        return [StateRecord("change", self.owner, self.epoch, NO_VERSION, self.begin, b"", [], [])]
+
+    def swept_on(self, bytes_max: int) -> list[StateRecord]:
+        """Return the view's version once more, with bytes_max of swept entries."""
+        return self._records(self._view.version, self._view.fixed, ([], []), bytes_max, bytes_max, 0)
+
+    def _records(
+        self,
+        version: int,
+        fixed: bytes,
+        changes: tuple[list[tuple[str, bytes]], list[str]],
+        room: int,
+        bytes_max: int,
+        block_time_ms: int,
+    ) -> list[StateRecord]:
+        puts, deletes = changes
+        if not self._slices:
+            self._slices, self._began = self._cut(0), HERE
         puts = puts + self._sweep(room, {key for key, _ in puts})
         parts = list(_parts(puts, bytes_max))
         self._parts = len(parts)
@@ -223,29 +293,38 @@ class StateWriter:
         self._finish(swept)
 
     def _finish(self, swept: int) -> None:
-        if swept == SLICES and self._began != HERE and not self.interrupted:
-            self.begin = self._began
+        if swept == SLICES and self._began not in (HERE, self.begin) and not self.interrupted:
+            self.kept_from, self.begin = self.begin, self._began
 
-    def _cut(self, swept: int) -> list[list[str]]:
-        """Return the keys of the slices that are not swept yet; a key's slice depends on nothing but the key."""
+    def _cut(self, swept: int) -> list[Iterator[tuple[str, bytes]]]:
+        """Return the slices that are not swept yet, the next one last."""
+        entries = self._view.entries
+        if isinstance(entries, Sliced):
+            return [entries.slice(number) for number in reversed(range(swept, SLICES))]
         slices: list[list[str]] = [[] for _ in range(SLICES)]
-        for key in self._view.entries:
-            slices[zlib.crc32(key.encode("utf-8", "surrogatepass")) % SLICES].append(key)
-        return slices[swept:][::-1]
+        for key in entries:
+            slices[hash_of(key) % SLICES].append(key)
+        return [_still_there(entries, keys) for keys in slices[swept:][::-1]]
 
     def _sweep(self, room: int, changed: set[str]) -> list[tuple[str, bytes]]:
         swept: list[tuple[str, bytes]] = []
         while self._slices and room > 0:
-            pending = self._slices[-1]
-            while pending and room > 0:
-                key = pending.pop()
-                raw = self._view.entries.get(key)
-                if raw is not None and key not in changed:
-                    swept.append((key, raw))
-                    room -= _size((key, raw))
-            if not pending:
+            put = next(self._slices[-1], None)
+            if put is None:
                 self._slices.pop()
+            elif put[0] not in changed:
+                swept.append(put)
+                room -= _size(put)
         return swept
+
+
+def _still_there(entries: Packed, keys: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Give the entries of keys, each as it is when it is given; forget the keys on the way."""
+    while keys:
+        key = keys.pop()
+        raw = entries.get(key)
+        if raw is not None:
+            yield key, raw
 
 
 def _size(put: tuple[str, bytes]) -> int:

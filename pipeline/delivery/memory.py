@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from pipeline.core.policy import POLICIES, Policy, PolicyRules, merge
-from pipeline.core.state import StateView
+from pipeline.core.state import NO_VERSION, StateView
 from pipeline.edge import metrics
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.errors import SettingsError
@@ -25,7 +25,8 @@ from schemas.topics import MODELS, PROFILES, Topic
 log = logging.getLogger(__name__)
 
 STALE_MS: Final = 15_000
-"""Profiles and models get a record for each block, ticks included: silence means that a stage or the broker is away."""
+"""Profiles and models get a record in each round, and ticks alone make rounds: silence means that a stage or the broker
+is away."""
 REFRESH_S: Final = 0.1  # a placement's policy is made anew at most this often
 
 _decode_visitor = msgspec.msgpack.Decoder(VisitorState).decode
@@ -52,10 +53,15 @@ class Found(NamedTuple):
 
 
 class _Shard:
-    """One partition of one topic. before: raw entries as they were, of the keys in a record that is not yet whole."""
+    """One partition of one topic. before: raw entries as they were, of the keys in a record that is not yet whole.
 
-    def __init__(self) -> None:
+    until: the version from which on it is in use; -1: from where its reading says so. began: where it began.
+    """
+
+    def __init__(self, until: int = NO_VERSION, epoch: int = -1, began: int = 0) -> None:
         self.view = StateView()
+        self.view.epoch, self.view.emptied_at = epoch, began
+        self.until = until
         self.block_time_ms = 0
         self.before: dict[str, bytes | None] = {}
         self.is_loaded = False
@@ -132,6 +138,10 @@ class Memory:
     def take(self, topic: Topic, partition: int, record: StateRecord, offset: int) -> None:
         """See Reader."""
         shard = self._loading[topic.name][partition]
+        if shard.view.goes_back(record) and record.epoch >= shard.view.epoch:
+            # The stage computes its state again: until that has come as far, what was known stays in use.
+            until = shard.view.version if shard.is_loaded else shard.until
+            shard = self._loading[topic.name][partition] = _Shard(until, shard.view.epoch, offset)
         is_model = topic is MODELS
         if is_model and record.epoch >= shard.view.epoch:
             for key in (*(key for key, _ in record.puts), *record.deletes):
@@ -140,7 +150,11 @@ class Memory:
             return
         if record.block_time_ms:
             shard.block_time_ms = max(shard.block_time_ms, record.block_time_ms)
-        if record.more or not shard.is_loaded:
+        if record.more:
+            return
+        if not shard.is_loaded and NO_VERSION < shard.until <= shard.view.version and shard.view.is_whole:
+            self.loaded(topic, partition)
+        if not shard.is_loaded:
             return
         if is_model:
             self._learn(partition, shard)

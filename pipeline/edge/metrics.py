@@ -106,6 +106,12 @@ PROGRESS = _gauge(
 FOLD_SECONDS = _histogram("herald_fold_seconds", "one block through the stage's pure functions", "stage")
 STAGE_LATENCY = _histogram("herald_stage_latency_seconds", "block closed by the collector -> applied here", "stage")
 STATE_ENTRIES = _gauge("herald_state_entries", "entries in the stage's state", "stage", "partition")
+STATE_FILE_BYTES = _gauge(
+    "herald_state_file_bytes", "local files of the worker's state; they have no name, so `du` does not see them"
+)
+STATE_DAMAGED = _counter(
+    "herald_state_damaged_total", "state topics found damaged on taking over; computed again from the input", "stage"
+)
 RESTORE_SECONDS = _gauge("herald_restore_seconds", "duration of the last state restore", "stage")
 
 # Warehouse

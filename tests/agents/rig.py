@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,8 @@ class Stages:
         name = self.settings.topic(topic)
         self._sender.send(name, value, partition=partition, headers=headers).get(timeout=20)
 
-    def records(self, topic: str) -> list[Any]:
-        """Return all records of a topic."""
+    def records(self, topic: str, starts: Mapping[int, int] = {}) -> list[Any]:
+        """Return all records of a topic. starts: offsets, for partitions where only those from there are wanted."""
         reader = kafka.consumer(self.settings)
         try:
             found: list[Any] = []
@@ -101,7 +101,10 @@ class Stages:
                 tp = TopicPartition(self.settings.topic(topic), partition)
                 reader.assign([tp])
                 end = reader.end_offsets([tp])[tp]
-                reader.seek_to_beginning(tp)
+                if partition in starts:
+                    reader.seek(tp, starts[partition])
+                else:
+                    reader.seek_to_beginning(tp)
                 while reader.position(tp) < end:
                     found.extend(record for batch in reader.poll(500).values() for record in batch)
             return found

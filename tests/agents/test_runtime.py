@@ -8,7 +8,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from kafka import TopicPartition
 
+from agents.sessionise import rules
+from pipeline.core.sessionise import Sessionise
+from pipeline.core.state import StateView
+from pipeline.edge import kafka
 from pipeline.embedded.kafka import EmbeddedKafka
 from schemas import block as codec
 from schemas.block import EventBlock, SessionBlock
@@ -20,8 +25,13 @@ EVENTS = 25
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    with broker(tmp_path_factory.mktemp("broker")) as found:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("broker")
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[EmbeddedKafka]:
+    with broker(folder) as found:
         yield found
 
 
@@ -125,3 +135,130 @@ def test_an_altered_block_stops_the_stage(stages: Stages) -> None:
     worker = stages.start("sessionise")
     assert worker.wait(60) == 70
     assert "the record was altered" in stages.log_of("sessionise", 0)
+
+
+def flip_a_bit(folder: Path, topic: str, share: float) -> None:
+    """Change the broker's file of partition 0, as a bad disk does. share: how far into it."""
+    (segment,) = folder.rglob(f"{topic}-0/00000000000000000000.log")
+    raw = bytearray(segment.read_bytes())
+    with segment.open("r+b") as file:
+        at = raw.index(b"v", round(len(raw) * share))  # of a visitor
+        file.seek(at)
+        file.write(bytes([raw[at] ^ 4]))
+
+
+def straight(stages: Stages, topic: str) -> dict[int, StateView]:
+    """What sessionise knows after one straight run over the clean blocks."""
+    views = {partition: StateView() for partition in range(2)}
+    folds = {partition: Sessionise(view, rules(stages.settings)) for partition, view in views.items()}
+    for origin, block in sorted(stages.blocks(topic, EventBlock).items()):
+        fold, view = folds[origin.partition], views[origin.partition]
+        fold.apply(origin, block)
+        fold.take_changes()
+        view.fixed, view.version = fold.fixed(), origin.offset
+    return views
+
+
+def restored(stages: Stages, topic: str, begins: dict[int, int]) -> dict[int, StateView]:
+    """What a reader knows who begins there."""
+    views = {partition: StateView() for partition in range(2)}
+    for record in stages.records(topic, begins):
+        codec.check(record.value, record.headers)
+        views[record.partition].apply(codec.decode(record.value, StateRecord), record.offset)
+    return views
+
+
+def begins(stages: Stages, topic: str, damaged: dict[int, int]) -> dict[int, int]:
+    """Where the newest records say that reading begins. damaged: up to which record nothing can be read."""
+    found: dict[int, int] = {}
+    for record in stages.records(topic, {partition: offset + 1 for partition, offset in damaged.items()}):
+        state = codec.decode(record.value, StateRecord)
+        if state.kind == "change":
+            found[record.partition] = state.begin
+    return found
+
+
+def ends(stages: Stages, topic: str) -> dict[int, int]:
+    """The last offset of each partition."""
+    reader = kafka.consumer(stages.settings)
+    try:
+        places = [TopicPartition(stages.settings.topic(topic), partition) for partition in range(2)]
+        return {tp.partition: end - 1 for tp, end in reader.end_offsets(places).items()}
+    finally:
+        reader.close()
+
+
+def committed(stages: Stages, group: str) -> dict[int, int]:
+    """Where a group stands."""
+    client = kafka.admin(stages.settings)
+    try:
+        name = stages.settings.topic(group)
+        return {tp.partition: found.offset for tp, found in client.list_group_offsets(name)[name].items()}
+    finally:
+        client.close()
+
+
+def test_a_damaged_state_is_found_and_computed_again(stages: Stages, folder: Path) -> None:
+    """A bit flipped on the broker's disk in one partition, a record that is not what its writer wrote in the other."""
+    stages.start("clean", instance="0")
+    first = stages.start("sessionise", instance="0")
+    feed(stages, 0, 10, pause_s=0.1)
+    until(lambda: last_versions(stages, "sessionise-state") == {0: 9, 1: 9}, "the state is there")
+    until(lambda: committed(stages, "sessionise") == {0: 10, 1: 10}, "it has committed")
+    kill(first)
+    damaged = ends(stages, "sessionise-state")
+    flip_a_bit(folder, stages.settings.topic("sessionise-state"), 0.5)
+    value = codec.encode(StateRecord("change", "?", damaged[1], 10, 0, b"", [("v1", b"wrong")], []))
+    stages.feed_raw("sessionise-state", 1, value, [("rows", b"1"), ("crc", b"00000000"), ("begin", b"0:0")])
+    feed(stages, 10, 10)
+    assert stages.start("sessionise", instance="0").wait(90) == 70
+    assert "put back, as told above; a restart reads from there" in stages.log_of("sessionise", 2)
+    stages.start("sessionise", instance="0")
+    damaged[1] += 1
+
+    def is_mended() -> bool:
+        found = begins(stages, "sessionise-state", damaged)
+        return found.keys() == {0, 1} and all(found[p] > damaged[p] for p in found)
+
+    until(is_mended, "no reader meets the damage any more")
+    start = begins(stages, "sessionise-state", damaged)
+    until(
+        lambda: {p: v.version for p, v in restored(stages, "sessionise-state", start).items()} == {0: 19, 1: 19}, "done"
+    )
+    expected = straight(stages, "events")
+    for partition, view in restored(stages, "sessionise-state", start).items():
+        assert view.is_whole
+        assert (view.entries, view.fixed) == (expected[partition].entries, expected[partition].fixed)
+    told = stages.log_of("sessionise", 2)
+    assert told.count("is damaged") >= 2
+    assert "reading again from offset" in told
+    sessions = live_sessions(stages.blocks("sessions", SessionBlock))
+    assert sum(session.events for session in sessions.values()) == 2 * 20 * EVENTS
+
+
+def test_a_damaged_state_whose_input_is_gone_stops_the_stage_with_what_can_be_done(stages: Stages) -> None:
+    """And it still does so after a restart: nothing was made of it."""
+    stages.start("clean", instance="0")
+    first = stages.start("sessionise", instance="0")
+    feed(stages, 0, 10)
+    until(lambda: last_versions(stages, "sessionise-state") == {0: 9, 1: 9}, "the state is there")
+    until(lambda: committed(stages, "sessionise") == {0: 10, 1: 10}, "it has committed")
+    kill(first)
+    (*_, last) = stages.records("sessionise-state", {0: 0, 1: ends(stages, "sessionise-state")[1] + 1})
+    client = kafka.admin(stages.settings)
+    try:
+        client.delete_records(
+            {
+                TopicPartition(stages.settings.topic("sessionise-state"), 0): last.offset + 1,
+                TopicPartition(stages.settings.topic("events"), 0): 5,
+            }
+        )
+    finally:
+        client.close()
+    stages.feed_raw("sessionise-state", 0, b"torn", [("crc", b"00000000")])
+    for number in (2, 3):
+        worker = stages.start("sessionise", instance="0")
+        assert worker.wait(90) == 70
+        assert "block 0, from which it could be computed again, is no longer in events[0]" in (
+            stages.log_of("sessionise", number)
+        )

@@ -76,7 +76,31 @@ def take_over(log: list[StateRecord], name: str, parked: Owner | None = None) ->
     if parked:
         for offset in range(parked.next_offset, len(log)):
             view.apply(log[offset], offset)
+    if not view.is_whole:
+        mended = go_back(log, name, view.emptied_at)
+        assert mended
+        return mended
     return Owner(name, view, StateWriter(view, name), next_offset=len(log))
+
+
+def go_back(log: list[StateRecord], name: str, before: int, records_max: int = 1_000) -> Owner | None:
+    """Take over with what the log knew before an offset (as where a record is damaged), and write all of it again.
+
+    records_max: killed after so many; None where that was too early.
+    """
+    view = read(log[:before])
+    log.append(StateWriter.fence(name))
+    view.apply(log[-1], len(log) - 1)
+    writer = StateWriter(view, name)
+    records = writer.anew()
+    for _ in range(records_max):
+        log += records
+        writer.written(len(log) - len(records))
+        if records[-1].begin > writer.epoch:
+            view.begin = writer.begin
+            return Owner(name, view, writer, next_offset=len(log))
+        records = writer.swept_on(100)
+    return None
 
 
 def begin_of_last(log: list[StateRecord]) -> int:
@@ -144,11 +168,23 @@ class StateLog(RuleBasedStateMachine):
             zombie.begin_block(batch, bytes_max)
         zombie.write_part(self.log)
 
+    @rule(cut=st.integers(0, 10_000), records_max=st.integers(0, 12), stays=st.booleans())
+    def somebody_goes_back(self, cut: int, records_max: int, stays: bool) -> None:
+        """A record is damaged: a new owner takes the state from before it; or is killed while it writes that again."""
+        before = 1 + cut % len(self.log)
+        if not read(self.log[:before]).is_whole:
+            return
+        if stays:
+            self.zombies.append(self.owner)
+        self.owner = go_back(self.log, self.name(), before, records_max) or take_over(self.log, self.name())
+
     @invariant()
     def every_reader_agrees(self) -> None:
         if not self.log:
             return
         whole, short = read(self.log), read(self.log, begin_of_last(self.log))
+        assert whole.is_whole
+        assert short.is_whole
         assert known(whole) == known(short)
         if not self.owner.doing:
             assert known(whole) == known(self.owner.view)
@@ -197,7 +233,7 @@ def test_a_state_that_shrinks_takes_its_log_with_it() -> None:
     run(log, owner, [[(f"visitor {number}", b"x" * 100) for number in range(500)]])
     run(log, owner, [[(f"visitor {number}", None) for number in range(495)]])
     run(log, owner, [[] for _ in range(200)])
-    assert log_bytes(log, begin_of_last(log)) <= 12 * len(msgspec.msgpack.encode(log[-1]))
+    assert log_bytes(log, begin_of_last(log)) <= 6 * state_bytes(owner.view)
     assert known(read(log, begin_of_last(log))) == known(owner.view)
 
 
@@ -237,6 +273,55 @@ def test_a_version_that_goes_back_in_one_epoch_stops_the_reader() -> None:
     view = read([StateWriter.fence("me"), change(0, 5)])
     with pytest.raises(StateError, match="version 4 after 5"):
         view.apply(change(0, 4), 2)
+
+
+def test_a_record_without_a_version_makes_all_void_that_was_known() -> None:
+    """Its owner computes it again from an older state, and first writes all of that."""
+    view = read([StateWriter.fence("a"), change(0, 5, puts=[("a", b"1"), ("b", b"1")]), StateWriter.fence("b")])
+    assert view.goes_back(change(2, NO_VERSION))
+    view.apply(change(2, NO_VERSION), 3)
+    assert known(view) == ({}, b"", NO_VERSION)
+    view.apply(change(2, 4, puts=[("a", b"0")]), 4)
+    assert known(view) == ({"a": b"0"}, b"", 4)
+    assert not view.is_whole
+    record = change(2, 5, puts=[("b", b"2")])
+    record.begin = 3
+    view.apply(record, 5)
+    assert known(view) == ({"a": b"0", "b": b"2"}, b"", 5)
+    assert view.is_whole
+
+
+def test_the_log_keeps_the_sweep_before_the_last_one() -> None:
+    """Where one record is damaged, the state before it can still be read in full."""
+    log: list[StateRecord] = []
+    owner = take_over(log, "me")
+    for number in range(60):
+        run(log, owner, [[(f"visitor {number % 12}", b"%d" % number * 30)]])
+        for damaged in range(owner.writer.begin, len(log)):
+            start = max(owner.writer.kept_from, begin_of_last(log[:damaged]))
+            before = read(log[:damaged], start)
+            assert before.is_all_from(start)
+            assert known(before) == known(read(log[:damaged]))
+    assert owner.writer.kept_from > 10
+
+
+@settings(max_examples=60)
+@given(st.lists(batches, min_size=1, max_size=30), st.integers(0, 40), part_bytes)
+def test_who_knows_all_from_where_he_began_knows_what_stood_before_it(
+    blocks: list[list[tuple[str, bytes | None]]], start: int, bytes_max: int
+) -> None:
+    log: list[StateRecord] = []
+    owner = take_over(log, "me")
+    starts = [0]
+    for batch in blocks:
+        starts.append(len(log))
+        owner.begin_block(batch, bytes_max)
+        while owner.doing:
+            owner.write_part(log)
+    start = starts[start % len(starts)]
+    late = read(log, start)
+    if late.is_all_from(start):
+        assert known(late) == known(read(log))
 
 
 def test_a_version_that_begins_before_the_one_before_it_is_whole_stops_the_reader() -> None:

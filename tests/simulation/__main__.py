@@ -19,7 +19,7 @@ def main() -> int:
     asked = parser.parse_args()
     first = random.randrange(2**31) if asked.first is None else asked.first
     parts = MUTANTS[asked.mutant] if asked.mutant else Parts()
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     print(f"seeds {first} to {first + asked.seeds - 1}", flush=True)
     began_s, began_cpu_s = time.monotonic(), time.process_time()
     simulated_s, steps, lives, failed = 0.0, 0, 0, 0

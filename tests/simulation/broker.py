@@ -5,12 +5,13 @@ answered, and nothing more.
 """
 
 import asyncio
+import itertools
 import random
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from schemas.block import Headers
+from schemas.block import CorruptBlock, Headers
 from tests.simulation.loop import PROCESS, Process, SimulatedLoop
 
 Place = tuple[str, int]  # topic, partition
@@ -83,6 +84,22 @@ class Broker:
         self.loop, self.faults = loop, faults
         self.logs: defaultdict[Place, Log] = defaultdict(Log)
         self.appends = 0
+        self.damaged: dict[Place, set[int]] = {}  # records that are not what was written
+        self.unreadable: set[tuple[Place, int]] = set()  # those of them that the broker's own checksum tells of
+
+    def damage(self, place: Place, offset: int) -> None:
+        """Flip a bit of a record that stands there: as its writer's checksum tells, or already the broker's."""
+        rng, log = self.faults.rng, self.logs[place]
+        kept = log.kept[offset]
+        if rng.random() < 0.5:
+            self.unreadable.add((place, offset))
+        else:
+            at = rng.randrange(len(kept.value))
+            value = bytearray(kept.value)
+            value[at] ^= 1 << rng.randrange(8)
+            log.kept[offset] = kept._replace(value=bytes(value))
+        self.damaged.setdefault(place, set()).add(offset)
+        self.loop.note("damage", place, offset)
 
     def append(self, place: Place, value: bytes, headers: Headers) -> int:
         """Write a record; return its offset."""
@@ -196,6 +213,11 @@ class Reader:
         """Go on from there."""
         self._position = offset
 
+    async def end(self) -> int:
+        """Return where it ends."""
+        await asyncio.sleep(self._broker.faults.wait_s())
+        return self._broker.logs[self._place].end
+
     async def fetch(self, wait_ms: int) -> Sequence[Kept]:
         """Return some records, or none: an answer can be empty at any time."""
         rng = self._broker.faults.rng
@@ -203,9 +225,12 @@ class Reader:
         if rng.random() < 0.05:
             return []
         found = self._broker.read(self._place, self._position, rng.choice((1, 3, 10, 100)))
-        if found:
-            self._position = found[-1].offset + 1
-        return found
+        sound = list(itertools.takewhile(lambda one: (self._place, one.offset) not in self._broker.unreadable, found))
+        if found and not sound:
+            raise CorruptBlock("the broker's checksum is wrong")
+        if sound:
+            self._position = sound[-1].offset + 1
+        return sound
 
     async def close(self) -> None:
         """Nothing to let go of."""

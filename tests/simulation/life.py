@@ -56,6 +56,9 @@ class Quiet:
     def skipped(self) -> None:
         """A block came that had been applied before."""
 
+    def damaged(self, partition: int) -> None:
+        """A record of a partition's state topic was damaged."""
+
     def moved(self, partition: int, rows: int, block_time_ms: int, entries: int) -> None:
         """A partition's new state is durable."""
 
@@ -75,6 +78,7 @@ class Consumer:
         self.generation = -1  # whose assignment we work on; -1: none
         self.positions: dict[Place, int] = {}
         self._told = -1  # the newest generation that we have heard of
+        self._assigning = -1  # the one whose partitions are being restored
         self._acked: dict[Place, int] = {}
         self._commits = False
         self._on_end = on_end
@@ -158,6 +162,7 @@ class Consumer:
         async with self._handling["assign"]:
             if generation != self._told:
                 return
+            self._assigning = generation
             await self.assigned(places)
             if generation != self._told:
                 return
@@ -268,7 +273,18 @@ class Life(Consumer):
     async def assigned(self, places: list[Place]) -> None:
         """Make these ours."""
         partitions = sorted(partition for _, partition in places)
-        await self.shift.assigned(partitions, self.connection, Reader(self.broker))
+        await self.shift.assigned(partitions, self.connection, Reader(self.broker), self)
+
+    async def committed(self, partition: int) -> int:
+        """The port `Group`."""
+        await asyncio.sleep(self.faults.wait_s())
+        return self.group.committed.get((self._topic, partition), -1)
+
+    async def put_back(self, partition: int, offset: int) -> None:
+        """The port `Group`."""
+        await asyncio.sleep(self.faults.wait_s())
+        if not self.group.commit(self, self._assigning, {(self._topic, partition): offset}):
+            raise Retryable("the group has moved on")
 
     async def revoked(self) -> None:
         """Let all go."""

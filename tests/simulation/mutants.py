@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from agents.arrival import Arrival
-from agents.ports import Acks, Sender, StateReader
+from agents.ports import Acks, Group, Sender, StateReader
 from agents.rounds import Rounds, Turn
 from pipeline.core import rows
 from pipeline.core.sessionise import Sessionise
@@ -18,7 +18,7 @@ from schemas import block as codec
 from schemas.block import Headers, Origin
 from schemas.state import StateRecord
 from tests.simulation import story
-from tests.simulation.broker import Connection
+from tests.simulation.broker import Connection, Kept
 from tests.simulation.broker import Written as Answer
 from tests.simulation.world import STAGES, Parts
 
@@ -91,10 +91,10 @@ class _FencesNobody:
 class TakesWithoutAFence(DeafToFences):
     """Restores without making the owner before void."""
 
-    async def take(self, partitions: Iterable[int], sender: Sender, reader: StateReader) -> None:
+    async def take(self, partitions: Sequence[int], sender: Sender, reader: StateReader, group: Group) -> None:
         """Restore only."""
         assert isinstance(sender, Connection)
-        await super().take(partitions, _FencesNobody(sender), reader)
+        await super().take(partitions, _FencesNobody(sender), reader, group)
 
 
 class ForgetsToWait(Rounds):
@@ -105,6 +105,53 @@ class ForgetsToWait(Rounds):
             for topic, value, headers in turn.sends:
                 answer: object = await sender.send(topic, value, partition=turn.partition, headers=headers)
                 assert isinstance(answer, asyncio.Future)
+
+
+class _NeverPutBack:
+    """A group whose position stays where it is."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+
+    async def committed(self, partition: int) -> int:
+        """Tell the truth."""
+        return await self._group.committed(partition)
+
+    async def put_back(self, partition: int, offset: int) -> None:
+        """Do nothing."""
+
+
+class MendsButReadsOn(Rounds):
+    """Takes an older state where the log is damaged, and goes on with the input where it was."""
+
+    async def take(self, partitions: Sequence[int], sender: Sender, reader: StateReader, group: Group) -> None:
+        """Restore only."""
+        await super().take(partitions, sender, reader, _NeverPutBack(group))
+
+
+class _Credulous:
+    """A reader that finds every checksum right."""
+
+    def __init__(self, reader: StateReader) -> None:
+        self.open, self.end, self.seek, self.close = reader.open, reader.end, reader.seek, reader.close
+        self._reader = reader
+
+    async def fetch(self, wait_ms: int) -> Sequence[Kept]:
+        """Return what comes, under checksums of its own."""
+        found = await self._reader.fetch(wait_ms)
+        return [Kept(one.offset, one.value, _believed(one.value, one.headers)) for one in found]
+
+
+def _believed(value: bytes, headers: Iterable[tuple[str, bytes]]) -> Headers:
+    return [(name, dict(codec.headers(value, 0))["crc"] if name == "crc" else raw) for name, raw in headers]
+
+
+class BelievesAnything(Rounds):
+    """Does not look at the checksums of its state."""
+
+    async def take(self, partitions: Sequence[int], sender: Sender, reader: StateReader, group: Group) -> None:
+        """Restore whatever is there."""
+        await super().take(partitions, sender, _Credulous(reader), group)
 
 
 class KnowsTooMuch(Rounds):
@@ -142,7 +189,7 @@ MUTANTS: dict[str, Parts] = {
         kind.__name__: Parts().with_rounds(kind)
         for kind in (
             AcknowledgesFirst, WritesStatesFirst, NamesBlocksByTheirHop, AppliesAgain, DeafToFences,
-            TakesWithoutAFence, ForgetsToWait, KnowsTooMuch,
+            TakesWithoutAFence, ForgetsToWait, KnowsTooMuch, MendsButReadsOn, BelievesAnything,
         )
     },
     "LedgerFirst": Parts(writer=LedgerFirst),

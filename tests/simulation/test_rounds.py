@@ -1,7 +1,9 @@
 """What the simulation has found once, told as stories: a fence that comes late, and a restore that is overtaken."""
 
+import os
 import random
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +12,14 @@ from agents.arrival import Arrival, arrived
 from agents.restore import take_over
 from agents.rounds import Rounds
 from pipeline.core.state import StateWriter
-from pipeline.errors import Retryable
+from pipeline.edge.local_store import LocalStore
+from pipeline.errors import Retryable, StateError
 from pipeline.settings import load
 from schemas import block as codec
-from schemas.topics import COLLECTED
+from schemas.block import EventBlock, Origin, Totals
+from schemas.event import Event as Clean
+from schemas.event import EventType
+from schemas.topics import COLLECTED, EVENTS
 from tests.simulation import story
 from tests.simulation.broker import Broker, Connection, Faults, Reader
 from tests.simulation.life import Event, Message, Quiet
@@ -36,11 +42,18 @@ class Scene:
         self.sender, self.reader = Connection(self.broker, self.process), Reader(self.broker)
         self.visitors = story.Visitors(self.rng, 0)
         self.acked: list[int] = []
+        self.commit = -1
         self.offset = 0
 
     def worker(self, name: str) -> Rounds:
         stage = STAGES["clean"]
         return Rounds(stage.kind, stage.make, load(topic_prefix="sim-"), name, Quiet())
+
+    async def committed(self, partition: int) -> int:
+        return self.commit
+
+    async def put_back(self, partition: int, offset: int) -> None:
+        self.commit = offset
 
     async def ack(self, event: Event) -> None:
         self.acked.append(event.message.offset)
@@ -79,7 +92,7 @@ def test_an_owner_that_is_fenced_late_by_a_worker_that_has_gone_again_acknowledg
     owner = scene.worker("owner")
 
     async def act() -> None:
-        await owner.take([0], scene.sender, scene.reader)
+        await owner.take([0], scene.sender, scene.reader, scene)
         await scene.round(owner)
         scene.fence("gone again")
         await scene.round(owner)
@@ -95,8 +108,8 @@ def test_a_void_record_of_a_former_owner_does_not_stop_the_new_one() -> None:
     zombie, owner = scene.worker("zombie"), scene.worker("owner")
 
     async def act() -> None:
-        await zombie.take([0], scene.sender, scene.reader)
-        await owner.take([0], scene.sender, scene.reader)
+        await zombie.take([0], scene.sender, scene.reader, scene)
+        await owner.take([0], scene.sender, scene.reader, scene)
         with pytest.raises(Retryable, match="owner has fenced us"):
             await scene.round(zombie)
         scene.offset = 0
@@ -113,13 +126,76 @@ def test_a_restore_that_is_overtaken_reads_on_from_its_own_fence_when_the_partit
     first, second = scene.worker("first"), scene.worker("second")
 
     async def act() -> None:
-        await first.take([0], scene.sender, scene.reader)
+        await first.take([0], scene.sender, scene.reader, scene)
         first.release()
         known, topic = {0: first.known[0]}, PLACE[0]
         fence = scene.broker.logs[PLACE].end
         behind = _LateReader(scene, second)
         await take_over(known, topic, "first", scene.sender, behind)
         assert known[0].next_offset == fence + 1
+
+    scene.play(act)
+
+
+def test_a_state_log_that_has_lost_its_end_is_continued_from_the_input() -> None:
+    """A broker without power forgets what it had not written yet; the group's position may be younger."""
+    scene = Scene()
+    first, second, third = (scene.worker(name) for name in ("first", "second", "third"))
+
+    async def act() -> None:
+        await first.take([0], scene.sender, scene.reader, scene)
+        for _ in range(5):
+            scene.broker.append(("sim-collected", 0), b"", [])
+            await scene.round(first)
+        scene.commit = 5
+        log = scene.broker.logs[PLACE]
+        for _ in range(2):
+            log.end -= 1
+            del log.kept[log.end]
+        with pytest.raises(Retryable, match="put back"):
+            await second.take([0], scene.sender, scene.reader, scene)
+        await third.take([0], scene.sender, scene.reader, scene)
+
+    scene.play(act)
+    assert (third.owned[0].view.version, scene.commit) == (2, 3)
+
+
+def test_a_damaged_local_file_stops_the_worker_and_its_successor_has_it_all_again(tmp_path: Path) -> None:
+    """Bits flip under a running worker whose state is larger than its memory; a restart reads the state topic."""
+    scene = Scene()
+    stage = STAGES["profile"]
+    stores: list[LocalStore] = []
+
+    def store() -> LocalStore:
+        stores.append(LocalStore(tmp_path, 1))
+        return stores[-1]
+
+    def worker(name: str) -> Rounds:
+        return Rounds(stage.kind, stage.make, load(topic_prefix="sim-"), name, Quiet(), store)
+
+    async def round_of(one: Rounds, offset: int) -> None:
+        events = [
+            Clean("e", EventType.PAGE, offset, offset, "shop", f"v{n}") for n in range(400 * offset, 400 * offset + 800)
+        ]
+        value = codec.encode(EventBlock(offset, Totals(), [], events))
+        message = Message(("sim-events", 0), 0, offset, value, codec.headers(value, 1, Origin(0, offset)))
+        await one.run([arrived(Event(message, 1), EVENTS)], scene.sender, scene)
+
+    async def act() -> None:
+        first, second = worker("first"), worker("second")
+        await first.take([0], scene.sender, scene.reader, scene)
+        for offset in range(10):
+            await round_of(first, offset)
+        number = stores[-1]._file._number
+        for position in range(0, stores[-1].file_bytes, 300):
+            os.pwrite(number, b"\xff", position)
+        with pytest.raises(StateError, match="local state file"):
+            await round_of(first, 10)
+        await second.take([0], scene.sender, scene.reader, scene)
+        entries = second.owned[0].view.entries
+        assert (len(entries), second.owned[0].view.version) == (400 * 11, 9)
+        await round_of(second, 10)
+        assert len(entries) == 400 * 12
 
     scene.play(act)
 
@@ -133,7 +209,7 @@ class _LateReader(Reader):
 
     async def open(self, topic: str, partition: int) -> int:
         """Turn to the partition, when it is too late."""
-        await self._other.take([0], self._scene.sender, Reader(self._scene.broker))
+        await self._other.take([0], self._scene.sender, Reader(self._scene.broker), self._scene)
         await self._scene.round(self._other)
         return await super().open(topic, partition)
 

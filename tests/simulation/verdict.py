@@ -106,10 +106,18 @@ def _state(world: "World", name: str, partition: int, expected: StateView) -> li
     """Whoever reads the state topic, from its first record or from where its last one says, knows the same."""
     stage = world.parts.stages[name]
     place = (world.settings.topic(stage.kind.state.name), partition)
-    whole = _read(world.broker, place, world.broker.logs[place].first)
+    damaged = max(world.broker.damaged.get(place, {-1}))
+    first, begin = world.broker.logs[place].first, begin_of(world.broker, place)
     wrong = []
-    for what, view in (("first record", whole), ("begin", _read(world.broker, place, whole.begin))):
-        if (view.version, view.fixed) != (expected.version, expected.fixed):
+    for what, start in (("first record", first), ("begin", begin)):
+        if start <= damaged:
+            if start == begin:
+                wrong.append(f"{name}[{partition}]: to be read from {begin}, but record {damaged} is damaged")
+            continue
+        view = _read(world.broker, place, start)
+        if not view.is_whole:
+            wrong.append(f"{name}[{partition}] from its {what}: an older version was left half written")
+        elif (view.version, view.fixed) != (expected.version, expected.fixed):
             wrong.append(f"{name}[{partition}] from its {what}: version {view.version}, expected {expected.version}, "
                          f"or another fixed part")  # fmt: skip
         elif view.entries != expected.entries:
@@ -117,6 +125,13 @@ def _state(world: "World", name: str, partition: int, expected: StateView) -> li
                       if view.entries.get(key) != expected.entries.get(key)]  # fmt: skip
             wrong.append(f"{name}[{partition}] from its {what}: entries {sorted(differ)[:3]} are not as in a clean run")
     return wrong
+
+
+def begin_of(broker: Broker, place: tuple[str, int]) -> int:
+    """Where the newest record says that reading begins."""
+    sound = (one for one in broker.read(place, 0, 10**9) if one.offset not in broker.damaged.get(place, ()))
+    states = (codec.decode(one.value, StateRecord) for one in sound)
+    return max(((state.epoch, state.begin) for state in states if state.kind == "change"), default=(0, 0))[1]
 
 
 def _read(broker: Broker, place: tuple[str, int], start: int) -> StateView:

@@ -20,7 +20,7 @@ from tests.simulation.broker import Broker, Faults
 from tests.simulation.group import Group
 from tests.simulation.life import Consumer, Life, Stage, is_expected
 from tests.simulation.loop import SimulatedLoop
-from tests.simulation.verdict import judge
+from tests.simulation.verdict import begin_of, judge
 from tests.simulation.warehouse import AggregateLife, Store
 
 CALM_MAX_S = 900.0
@@ -167,7 +167,7 @@ class World:
         if not alive:
             return
         life = self.rng.choice(alive)
-        what = self.rng.choice((0.1, 0.4, 0.6, 0.6, 0.7, 0.7, 0.9)) if self.parts.is_rough else self.rng.random()
+        what = self.rng.choice((0.1, 0.4, 0.6, 0.6, 0.7, 0.7, 0.85, 0.9)) if self.parts.is_rough else self.rng.random()
         self.loop.note("strike", life.name, what)
         if what < 0.35:
             life.kill()
@@ -183,14 +183,24 @@ class World:
             life.spawn(life.stop)
             self._later(self._start, name)
         elif isinstance(life, Life):
-            self._trim(life)
+            if what < 0.88:
+                self._damage(life)
+            else:
+                self._trim(life)
+
+    def _damage(self, life: Life) -> None:
+        """A bit flips in one of the stage's state topics, as on a bad disk."""
+        place = (self.settings.topic(life.stage.kind.state.name), self.rng.randrange(self.partitions))
+        log = self.broker.logs[place]
+        if log.first < log.end:
+            self.broker.damage(place, self.rng.randrange(log.first, log.end))
 
     def _trim(self, life: Life) -> None:
         """As agents/watch.py does, a zombie too."""
         if not life.process.is_paused:
             topic = self.settings.topic(life.stage.kind.state.name)
             for partition, owned in life.rounds.owned.items():
-                self.broker.trim((topic, partition), owned.writer.begin)
+                self.broker.trim((topic, partition), owned.writer.kept_from)
 
     def _calm(self) -> None:
         self.faults.calm()
@@ -201,11 +211,21 @@ class World:
                     continue
                 if life.process.is_paused:
                     life.process.resume()
+                if isinstance(life, Life) and self._is_damaged(life):
+                    life.kill()  # who restores finds it
             if all(life.process.is_dead for life in self.lives[name]):
                 self._start(name)
 
+    def _is_damaged(self, life: Life) -> bool:
+        topic = self.settings.topic(life.stage.kind.state.name)
+        return any(place[0] == topic for place in self.broker.damaged)
+
     def _is_done(self) -> bool:
-        return bool(self.wrong or self.loop.errors) or self.loop.steps > STEPS_MAX or not self._behind()
+        if self.wrong or self.loop.errors or self.loop.steps > STEPS_MAX:
+            return True
+        return not self._behind() and all(
+            max(damaged) < begin_of(self.broker, place) for place, damaged in self.broker.damaged.items()
+        )
 
     def _behind(self) -> dict[str, object]:
         """Return what is not committed yet, by group."""
