@@ -21,6 +21,7 @@ from schemas.tables import TABLES
 log = logging.getLogger(__name__)
 
 LOGGED_MAX = 20
+BUG_WAIT_S = 10.0
 COUNTERS = {
     MISSING: metrics.AUDIT_MISSING,
     EXTRA: metrics.AUDIT_EXTRA,
@@ -30,6 +31,23 @@ COUNTERS = {
 
 
 def watch(settings: Settings, stop: threading.Event) -> None:
+    """Audit as a thread beside others, until told to stop.
+
+    A bug ends a process, and a supervisor starts it again; it would only end this thread, and nobody would see that. So
+    it is logged, counted as a restart of the auditor, and a new one begins.
+    """
+    while not stop.is_set():
+        try:
+            keep_auditing(settings, stop)
+        except Exception:  # a bug must be seen, and must not be the end of all audits
+            if stop.is_set():
+                return
+            metrics.RESTARTS.labels("auditor").inc()
+            log.exception("the auditor ended on a bug; starting again in %.0f s", BUG_WAIT_S)
+            stop.wait(BUG_WAIT_S)
+
+
+def keep_auditing(settings: Settings, stop: threading.Event) -> None:
     """Audit every `audit_every_ms` until told to stop. A store that is away is a log line, not an end."""
     for counter in COUNTERS.values():
         for table in TABLES:
@@ -38,7 +56,8 @@ def watch(settings: Settings, stop: threading.Event) -> None:
         try:
             _watch(settings, stop)
         except HeraldError as error:
-            log.warning("no audit now: %s", error)
+            if not stop.is_set():  # else the stores were stopped under the last look, as everything is
+                log.warning("no audit now: %s", error)
 
 
 def _watch(settings: Settings, stop: threading.Event) -> None:
@@ -101,5 +120,5 @@ def run(settings: Settings) -> int:
         signal.signal(number, lambda *_: stop.set())
     metrics.serve(settings.auditor_metrics_port, settings.host)
     metrics.watch_data_dir(settings.data_dir)
-    watch(settings, stop)
+    keep_auditing(settings, stop)
     return 0

@@ -4,6 +4,7 @@ The children are told when we die (the end of their standard input), so that a `
 nothing behind. Their logs go to files in data_dir/logs.
 """
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -25,6 +26,7 @@ BACKOFF_MAX_S = 10.0
 FAILURES_MAX = 3
 STEADY_S = 30.0  # a part that ran so long starts again at once
 STOP_S = 20.0
+HERALD = (sys.executable, "-m", "pipeline.cli", "--supervised")
 MEMORY = {"MALLOC_ARENA_MAX": "2"}  # glibc keeps what threads free in arenas of their own: a third more memory
 
 
@@ -51,9 +53,10 @@ class Part:
 class Supervisor:
     """Starts parts, watches them from a thread, stops them in order."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Nothing runs yet."""
+    def __init__(self, settings: Settings, program: Sequence[str] = HERALD) -> None:
+        """Nothing runs yet. program: takes the arguments of a part, and ends when its standard input does."""
         self.settings = settings
+        self._program = program
         self.parts: dict[str, Part] = {}
         self._logs = settings.data_dir / "logs"
         self._stopping = threading.Event()
@@ -89,7 +92,7 @@ class Supervisor:
     def _spawn(self, part: Part) -> None:
         with (self._logs / f"{part.name}.log").open("ab") as log_file:
             part.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.cli", "--supervised", *part.arguments],
+                [*self._program, *part.arguments],
                 stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=log_file,
@@ -97,7 +100,7 @@ class Supervisor:
                 start_new_session=True,  # Ctrl-C reaches us alone; we stop the parts in our own order
             )
         if part.niceness:
-            os.setpriority(os.PRIO_PROCESS, part.process.pid, part.niceness)
+            give_way(part.process.pid, part.niceness)
         part.started_s = time.monotonic()
 
     def _watch(self) -> None:
@@ -144,6 +147,16 @@ class Supervisor:
             for order in sorted({part.stop_order for part in self.parts.values()}):
                 group = [part for part in self.parts.values() if part.stop_order == order and part.process is not None]
                 _stop_all(group)
+
+
+def give_way(pid: int, niceness: int) -> None:
+    """Make a process that leads its session nice, also towards the other parts, which have sessions of their own.
+
+    Linux shares the cores out between sessions first (sched(7), autogroup): there niceness is the session's.
+    """
+    os.setpriority(os.PRIO_PROCESS, pid, niceness)
+    with contextlib.suppress(OSError):  # no such file: not Linux, or a kernel without it; or it is gone already
+        Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
 
 
 def _stop_all(group: Sequence[Part]) -> None:

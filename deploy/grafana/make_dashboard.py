@@ -239,10 +239,15 @@ PROCESSES = Row(
               "percentunit", note="1 = one core."),
         Panel("state entries", [metrics.STATE_ENTRIES],
               [Line(f"sum by (stage) ({name_of(metrics.STATE_ENTRIES)})", "{{stage}}")]),
-        Panel("open files", [], [Line('process_open_fds{job="herald"}', "{{part}} {{instance}}")], width=12),
+        Panel("state files", [metrics.STATE_FILE_BYTES],
+              [Line(f"max by (part) ({name_of(metrics.STATE_FILE_BYTES)})", "{{part}}")], "bytes"),
+        Panel("damaged state", [metrics.STATE_DAMAGED],
+              [Line(f"sum by (stage) (increase({name_of(metrics.STATE_DAMAGED)}[$__range]))", "{{stage}}")],
+              kind="stat", limit=1),
+        Panel("open files", [], [Line('process_open_fds{job="herald"}', "{{part}} {{instance}}")]),
         Panel("free disk", [metrics.DATA_FREE, metrics.DATA_SIZE],
               [Line(f"min by (part) ({name_of(metrics.DATA_FREE)} / {name_of(metrics.DATA_SIZE)})", "{{part}}")],
-              "percentunit", width=12),
+              "percentunit"),
     ],
 )  # fmt: skip
 

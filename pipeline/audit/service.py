@@ -7,6 +7,7 @@ the newest state of each name have no lasting sums: their slices are read from t
 What differs is compared with the log row by row, named, and put right where the log still has it.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from pipeline.core.audit import ALTERED, EXTRA, MISSING, SLICE_BLOCKS, Cell, Fau
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.errors import Retryable
+
+log = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 100_000
 """Rows of the log in memory together, as blocks and as columns."""
@@ -81,9 +84,13 @@ class Auditor:
         self._report = Report()
 
     def close(self) -> None:
-        """Let go of connections and of tables in memory."""
-        self._scratch.close()
-        self._source.close()
+        """Let go of connections and of tables in memory; those of a warehouse that is away are dropped by the next."""
+        try:
+            self._scratch.close()
+        except Retryable as error:
+            log.info("tables in the warehouse's memory are left: %s", error)
+        finally:
+            self._source.close()
 
     def look(self, busy_s: float) -> Report:
         """Look once: sealed slices, the newest blocks, older ones in turn; no new reading of the log after busy_s.

@@ -95,6 +95,7 @@ class BlockWriter:
             settings.block_events_max,
             settings.tick_ms,
             settings.flush_max_ms,
+            settings.tick_max_ms,
         )
         self._settings = settings
         self._loop = loop

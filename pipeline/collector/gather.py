@@ -25,6 +25,7 @@ class GatherRules:
     """When a block leaves. flush_ms: age; block_bytes_max, block_events_max: size; tick_ms: silence before a tick.
 
     flush_max_ms: age at most while many events come, see `Gather.take`; below flush_ms it has no effect.
+    tick_max_ms: silence between two ticks at most, see `Gather.ticks`; below tick_ms it has no effect.
     """
 
     flush_ms: int
@@ -32,6 +33,7 @@ class GatherRules:
     block_events_max: int
     tick_ms: int
     flush_max_ms: int = 0
+    tick_max_ms: int = 0
 
 
 class PendingBlock(Generic[T]):
@@ -48,11 +50,15 @@ class PendingBlock(Generic[T]):
 
 
 class _Partition(Generic[T]):
-    """One partition's blocks: at most one with the broker, full ones behind it, and the open one last."""
+    """One partition's blocks: at most one with the broker, full ones behind it, and the open one last.
 
-    __slots__ = ("in_flight", "queue", "sent_ms")
+    tick_after_ms: the silence after which it ticks.
+    """
 
-    def __init__(self, now_ms: int) -> None:
+    __slots__ = ("in_flight", "queue", "sent_ms", "tick_after_ms")
+
+    def __init__(self, now_ms: int, tick_after_ms: int) -> None:
+        self.tick_after_ms = tick_after_ms
         self.queue: deque[PendingBlock[T]] = deque()
         self.in_flight: PendingBlock[T] | None = None
         self.sent_ms = now_ms
@@ -70,7 +76,7 @@ class Gather(Generic[T]):
         self.rules = rules
         self.held_bytes = 0  # open, waiting and sent but not acknowledged
         self._last_ms = now_ms  # when an event last came
-        self._partitions: list[_Partition[T]] = [_Partition(now_ms) for _ in range(partitions)]
+        self._partitions: list[_Partition[T]] = [_Partition(now_ms, rules.tick_ms) for _ in range(partitions)]
 
     def add(
         self, partition: int, context: Context, event_id: str, visitor: str, raw: bytes, refused: str, now_ms: int
@@ -128,16 +134,25 @@ class Gather(Generic[T]):
         return max(0, max(due_ms, opened_ms + self.rules.flush_ms) - now_ms)
 
     def ticks(self, now_ms: int) -> list[tuple[int, PendingBlock[T]]]:
-        """Return an empty block for each partition that has sent nothing for tick_ms and waits for no answer."""
-        return [
-            (number, self._leave(part, PendingBlock(now_ms), now_ms))
-            for number, part in enumerate(self._partitions)
-            if part.in_flight is None and not part.queue and now_ms - part.sent_ms >= self.rules.tick_ms
-        ]
+        """Return an empty block for each partition that has been quiet for long enough and waits for no answer.
+
+        The first after tick_ms, then ever more seldom up to tick_max_ms: each costs every stage a round, and time in
+        the log need not be exact where nothing happens. Once one is due all quiet ones go with it, in one round.
+        """
+        quiet = [(number, part) for number, part in enumerate(self._partitions) if not (part.in_flight or part.queue)]
+        if not any(now_ms - part.sent_ms >= part.tick_after_ms for _, part in quiet):
+            return []
+        due = [(number, part) for number, part in quiet if now_ms - part.sent_ms >= self.rules.tick_ms]
+        leaving = [(number, self._leave(part, PendingBlock(now_ms), now_ms)) for number, part in due]
+        for _, part in due:
+            part.tick_after_ms = max(self.rules.tick_ms, min(2 * part.tick_after_ms, self.rules.tick_max_ms))
+        return leaving
 
     def _leave(self, part: _Partition[T], block: PendingBlock[T], now_ms: int) -> PendingBlock[T]:
         part.in_flight = block
         part.sent_ms = now_ms
+        if block.events:
+            part.tick_after_ms = self.rules.tick_ms
         return block
 
     def settle(self, partition: int, block: PendingBlock[T]) -> bool:

@@ -5,7 +5,8 @@ stages.
 """
 
 import ssl
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import aiokafka
 import kafka
@@ -21,7 +22,7 @@ FETCH_BYTES = 4_194_304  # of one partition at a time; a larger record still com
 BOOTSTRAP_MS = 5_000
 PARTITIONS_ARE_FIXED = (
     "the number of partitions cannot change once events are placed by it; "
-    "set HERALD_PARTITIONS to what the topics have, or start with another HERALD_TOPIC_PREFIX"
+    "set HERALD_PARTITIONS to what the topics have, or copy them with `herald repartition` into a new HERALD_GENERATION"
 )
 """What to tell who finds another number than the settings say."""
 
@@ -29,6 +30,9 @@ SEGMENT_BYTES = 67_108_864  # state topics free their space a segment at a time
 
 NOT_CONSUMING = (aiokafka.errors.ConsumerStoppedError, aiokafka.errors.IllegalStateError)
 """What asking Faust's consumer raises while it has no partitions, or is about to end."""
+
+
+_Client = TypeVar("_Client")
 
 
 def _ssl_context(settings: Settings) -> ssl.SSLContext | None:
@@ -58,6 +62,26 @@ def _connection(settings: Settings) -> dict[str, Any]:
     return {"bootstrap_servers": settings.bootstrap_servers.split(","), **_security(settings)}
 
 
+def _made(kind: Callable[..., _Client], config: dict[str, Any]) -> _Client:
+    """Make a client of kafka-python; where its making fails nothing of it is left.
+
+    Its thread and sockets begin before it looks for the broker. Where it finds none it raises and leaves them behind:
+    who tries again and again while a broker is away would end without threads or file handles.
+    """
+    inner: list[Any] = []
+
+    def remembered(**options: Any) -> Any:
+        inner.append(kind.DEFAULT_CONFIG["kafka_client"](**options))  # type: ignore[attr-defined]
+        return inner[-1]
+
+    try:
+        return kind(**config, kafka_client=remembered)
+    except BaseException:
+        for one in inner:
+            one.close()
+        raise
+
+
 def producer(settings: Settings, **overrides: Any) -> kafka.KafkaProducer:
     """Return an idempotent producer that waits for all replicas; a block is never split, joined or held back."""
     chosen = {
@@ -72,7 +96,7 @@ def producer(settings: Settings, **overrides: Any) -> kafka.KafkaProducer:
         "reconnect_backoff_max_ms": 1_000,
         "metrics_enabled": False,
     }
-    return kafka.KafkaProducer(**_connection(settings) | chosen | overrides)
+    return _made(kafka.KafkaProducer, _connection(settings) | chosen | overrides)
 
 
 def consumer(settings: Settings, **overrides: Any) -> kafka.KafkaConsumer:
@@ -84,12 +108,13 @@ def consumer(settings: Settings, **overrides: Any) -> kafka.KafkaConsumer:
         "max_partition_fetch_bytes": FETCH_BYTES,
         "fetch_max_wait_ms": 100,
     }
-    return kafka.KafkaConsumer(**_connection(settings) | chosen | overrides)
+    return _made(kafka.KafkaConsumer, _connection(settings) | chosen | overrides)
 
 
 def admin(settings: Settings) -> KafkaAdminClient:
     """Return an admin client."""
-    return KafkaAdminClient(**_connection(settings), bootstrap_timeout_ms=BOOTSTRAP_MS, reconnect_backoff_max_ms=500)
+    chosen = {"bootstrap_timeout_ms": BOOTSTRAP_MS, "reconnect_backoff_max_ms": 500}
+    return _made(KafkaAdminClient, _connection(settings) | chosen)
 
 
 def async_producer(settings: Settings) -> aiokafka.AIOKafkaProducer:

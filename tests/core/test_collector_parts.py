@@ -160,6 +160,34 @@ def test_a_quiet_partition_ticks_and_ticks_again_only_after_the_answer() -> None
     assert [partition for partition, _ in blocks.ticks(9_000)] == [0]
 
 
+def test_the_longer_a_partition_is_quiet_the_seldomer_it_ticks_until_an_event_comes() -> None:
+    blocks: Gather[object] = Gather(1, GatherRules(5, 10_000, 4, tick_ms=1_000, tick_max_ms=3_000))
+
+    def ticking(until_ms: int, since_ms: int) -> list[int]:
+        found = []
+        for now_ms in range(since_ms, until_ms, 100):
+            for tick in blocks.ticks(now_ms):
+                blocks.settle(*tick)
+                found.append(now_ms)
+        return found
+
+    assert ticking(10_000, 0) == [1_000, 3_000, 6_000, 9_000]
+    put(blocks, 0, "a", 10_000)
+    blocks.settle(*blocks.take(10_005)[0])
+    assert ticking(14_500, 10_100) == [11_100, 13_100]
+
+
+def test_partitions_that_are_quiet_tick_together() -> None:
+    """Each round of the stages has a price; four partitions in one round cost little more than one."""
+    blocks: Gather[object] = Gather(2, GatherRules(5, 10_000, 4, tick_ms=1_000, tick_max_ms=9_000))
+    for tick in blocks.ticks(1_000):
+        blocks.settle(*tick)
+    put(blocks, 0, "a", 1_500)
+    blocks.settle(*blocks.take(1_505)[0])
+    assert blocks.ticks(2_504) == []
+    assert [partition for partition, _ in blocks.ticks(2_505)] == [0, 1]
+
+
 def test_a_partition_with_waiting_events_does_not_tick() -> None:
     blocks = gather()
     put(blocks, 0, "a", now_ms=999)

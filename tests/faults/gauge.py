@@ -1,6 +1,8 @@
 """What the parts weigh and how far the warehouse is, watched from outside while a fault lasts."""
 
+import os
 import threading
+from collections.abc import Mapping
 from typing import Self
 
 import psutil
@@ -14,11 +16,13 @@ MB = 1_048_576
 class Gauge:
     """Watches the resident memory of every part, from a thread; use it as a context manager."""
 
-    def __init__(self, plant: Plant) -> None:
+    def __init__(self, plant: Plant, usual: Mapping[str, int]) -> None:
+        """usual: bytes of each part while all was well. One that is just being started weighs less than it will."""
         self._plant = plant
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="gauge")
-        self.before = self._now()
+        now = weights(plant)
+        self.before = {name: max(now.get(name, 0), usual.get(name, 0)) for name in {*now, *usual}}
         self.most = dict(self.before)
 
     def __enter__(self) -> Self:
@@ -37,17 +41,53 @@ class Gauge:
 
     def _run(self) -> None:
         while not self._is_over.wait(EVERY_S):
-            for name, size in self._now().items():
+            for name, size in weights(self._plant).items():
                 self.most[name] = max(self.most.get(name, 0), size)
 
-    def _now(self) -> dict[str, int]:
-        found = {}
-        for name, pid in self._plant.pids().items():
+
+class Share:
+    """How much of this machine's CPU others left to us since this was made. A speed says little without it."""
+
+    def __init__(self, plant: Plant) -> None:
+        self._plant = plant
+        self._total_s, self._idle_s = _machine_s()
+        self._ours_s = self._used_s()
+
+    def now(self) -> float:
+        """Return it: 1 on a machine of our own. Of a part that ended meanwhile nothing is counted as ours."""
+        total_s, idle_s = _machine_s()
+        passed_s = total_s - self._total_s
+        foreign_s = passed_s - (idle_s - self._idle_s) - (self._used_s() - self._ours_s)
+        return min(1.0, max(0.01, 1 - foreign_s / passed_s))
+
+    def _used_s(self) -> float:
+        used_s = 0.0
+        for pid in (os.getpid(), *self._plant.pids().values()):
             try:
-                found[name] = int(psutil.Process(pid).memory_info().rss)
-            except psutil.NoSuchProcess:  # it ended just now, and is started again
+                times = psutil.Process(pid).cpu_times()
+            except psutil.NoSuchProcess:
                 continue
-        return found
+            used_s += times.user + times.system
+        return used_s
+
+
+def _machine_s() -> tuple[float, float]:
+    """Return seconds of all cores since the start: (all, idle)."""
+    times = psutil.cpu_times()
+    idle_s = times.idle + getattr(times, "iowait", 0.0)
+    counted = (name for name in times._fields if not name.startswith("guest"))  # a guest's are in the user's
+    return sum(getattr(times, name) for name in counted), idle_s
+
+
+def weights(plant: Plant) -> dict[str, int]:
+    """Return the resident memory of each part that runs now, bytes."""
+    found = {}
+    for name, pid in plant.pids().items():
+        try:
+            found[name] = int(psutil.Process(pid).memory_info().rss)
+        except psutil.NoSuchProcess:  # it ended just now, and is started again
+            continue
+    return found
 
 
 def stored(plant: Plant) -> int:

@@ -16,7 +16,7 @@ from pipeline import status
 from pipeline.edge import kafka
 from tests.agents.rig import until
 from tests.faults import truth
-from tests.faults.gauge import Gauge, stored
+from tests.faults.gauge import Gauge, Share, stored, weights
 from tests.faults.load import Load, Shop
 from tests.faults.plant import Plant, Worker, answers, stop_worker
 from tests.faults.proxy import Fault
@@ -33,7 +33,8 @@ BACKLOG_S_MIN = 60.0  # of a shorter backlog the time to the next attempt is the
 class Stage:
     """A plant with visitors and a shop. for_s: how long a fault lasts. seen: figures for the report.
 
-    stored_before: events of earlier loads. others: visitors of the scenario's own.
+    stored_before: events of earlier loads. others: visitors of the scenario's own. usual: bytes of each part before.
+    slow: figures of what was too slow.
     """
 
     plant: Plant
@@ -43,6 +44,8 @@ class Stage:
     seen: dict[str, object] = field(default_factory=dict)
     stored_before: int = 0
     others: list[Load] = field(default_factory=list)
+    usual: dict[str, int] = field(default_factory=dict)
+    slow: list[str] = field(default_factory=list)
 
     def stored(self) -> int:
         """Return how many different events of this load's visitors the warehouse has."""
@@ -66,7 +69,7 @@ Scenario = Callable[[Stage], None]
 def watched(stage: Stage) -> Iterator[None]:
     """Note how much memory the parts took meanwhile, and who was started again."""
     before = Counter(stage.plant.restarts())
-    with Gauge(stage.plant) as gauge:
+    with Gauge(stage.plant, stage.usual) as gauge:
         yield
     grown = gauge.grown_mb()
     stage.seen["memory_mb"] = {name: mb for name, mb in grown.items() if mb > 0}
@@ -88,17 +91,23 @@ def _decisions_went_on(stage: Stage, before: int) -> None:
 
 
 def _caught_up(stage: Stage) -> None:
-    """Wait until all that was accepted by now is stored; note how fast that went, new events included."""
+    """Wait until all that was accepted by now is stored; note how fast that went, new events included.
+
+    Others may be at work on this machine: what they take of its CPU is no fault of ours.
+    """
     began_s, first, goal = time.monotonic(), stage.stored(), len(stage.load.accepted)
+    share = Share(stage.plant)
     while (found := stage.stored()) < goal:
         assert time.monotonic() - began_s < CAUGHT_UP_S, f"{goal - found} of {goal - first} events behind"
         time.sleep(0.1)
     took_s = time.monotonic() - began_s
-    times_live = (found - first) / took_s / stage.load.live_events_s()
     if goal - first > 3 * stage.load.events_s:
+        times_live = (found - first) / took_s / stage.load.live_events_s()
+        ours = share.now()
         figures = {"backlog": goal - first, "took_s": round(took_s, 1), "times_live": round(times_live, 1)}
-        stage.seen["catching up"] = figures
-        assert goal - first < BACKLOG_S_MIN * stage.load.events_s or times_live >= TIMES_LIVE_MIN, figures
+        stage.seen["catching up"] = figures | {"share of the machine": round(ours, 2)}
+        if goal - first >= BACKLOG_S_MIN * stage.load.events_s and times_live / ours < TIMES_LIVE_MIN:
+            stage.slow.append(str(stage.seen))
 
 
 def broker_away(stage: Stage) -> None:
@@ -375,7 +384,8 @@ def play(
     with Load(plant.settings.collector_port, events_s) as load, Shop(plant.settings.delivery_port) as shop:
         stage = Stage(plant, load, shop, 0, stored_before=sum(len(one.accepted) for one in loads))
         loads.append(load)
-        until(lambda: stage.stored() > events_s, "events flow")
+        until(lambda: stage.stored() > events_s, "events flow", CAUGHT_UP_S)
+        stage.usual = weights(plant)
         seen: dict[str, object] = {}
         for scenario, for_s in scenarios:
             stage.for_s, stage.seen = for_s, {}
@@ -387,4 +397,6 @@ def play(
                 plant.warehouse_line.heal()
             _caught_up(stage)
     loads += stage.others
-    return seen | truth.check(plant, loads) | {"answers": dict(load.answers)}
+    found = truth.check(plant, loads)
+    assert stage.slow == [], f"caught up at less than {TIMES_LIVE_MIN} times live speed, though exactly: {stage.slow}"
+    return seen | found | {"answers": dict(load.answers)}

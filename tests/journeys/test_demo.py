@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo.ads import Earned
-from tests.journeys.test_commands import environment
+from tests.journeys.up_rig import environment
 
 ROWS = 400
 

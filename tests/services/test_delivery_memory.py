@@ -111,6 +111,30 @@ def test_a_partition_that_is_read_anew_stays_in_use_until_it_is_whole_and_forget
     assert memory.policy("old").policy.arms == {}
 
 
+def test_a_state_that_is_computed_again_comes_into_use_when_it_has_caught_up() -> None:
+    """The stage found its log damaged and begins with an older version: until then decisions go on as before."""
+    memory, at = Memory(settings()), partition_of("v", 2)
+
+    def known(visitor: str) -> int:
+        found = memory.visitor(visitor).state
+        return found.profile.events if found else 0
+
+    read(memory, PROFILES, at, StateWriter.fence("o"), change(5, {"v": VisitorState(Profile(events=5))}))
+    memory.take(PROFILES, at, StateWriter.fence("p"), 2)
+    again = [
+        change(-1, {}, epoch=2),
+        change(3, {"v": VisitorState(Profile(events=3))}, epoch=2),
+        change(5, {"v": VisitorState(Profile(events=4))}, epoch=2),
+    ]
+    for offset, record in enumerate(again, 3):
+        memory.take(PROFILES, at, record, offset)
+        assert known("v") == 5
+    memory.take(PROFILES, at, change(6, {"w": VisitorState(Profile(events=1))}, epoch=2, begin=3), 6)
+    assert (known("v"), memory.visitor("v").version) == (4, 6)
+    memory.take(PROFILES, at, change(-1, {}, epoch=0), 7)
+    assert known("v") == 4, "a fenced owner's word is void"
+
+
 def test_what_is_missing_is_named_until_it_is_there() -> None:
     memory, now = Memory(settings()), now_ms()
     at = partition_of("v", 2)
