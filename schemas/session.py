@@ -64,7 +64,11 @@ class SessionRow(Struct, array_like=True, gc=False):
 
 
 class SessioniseFixed(Struct, array_like=True):
-    """The per-partition part of sessionise's state. In the world: opened - merged sessions, `closed` of them closed."""
+    """The per-partition part of sessionise's state. In the world: opened - merged sessions, `closed` of them closed.
+
+    leaps: (from, to) of the times that stream time leapt by more than the gap at once, oldest first: the last one, and
+    those before that some session, overdue already, has still to be judged by.
+    """
 
     stream_ms: int
     block_time_ms: int
@@ -72,4 +76,5 @@ class SessioniseFixed(Struct, array_like=True):
     opened: int = 0
     merged: int = 0
     closed: int = 0
-    leapt_ms: int = -(2**62)  # stream time when it last leapt by more than the gap at once
+    leapt_ms: int = -(2**62)  # where the last leap went
+    leaps: list[tuple[int, int]] = []

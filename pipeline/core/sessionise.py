@@ -24,6 +24,9 @@ from schemas.event import Event
 from schemas.session import Session, SessioniseFixed, SessionRow, VisitorSessions
 from schemas.topics import EVENTS, SESSIONISE_STATE, SESSIONS, Topic
 
+LEAPS_MAX = 64
+"""Leaps of stream time remembered while sessions overdue before them wait for their turn: far more than there are."""
+
 
 class _Visitor:
     """One visitor while a block is applied: the sessions, and what the world will have to hear about them."""
@@ -65,7 +68,7 @@ class Sessionise:
         # costs nothing here, and the entry finds its new place when it comes up. Every heap entry that is not in
         # `_scheduled` is void. A rebuilt index has no early entries but closes at the same events, in the same order.
         self._scheduled = {
-            visitor: rule.next_change_ms(state.sessions, self._totals.leapt_ms, rules)
+            visitor: rule.next_change_ms(state.sessions, self._totals.leaps, rules)
             for visitor, state in self._entries.items()
         }
         self._due = [(due_ms, visitor) for visitor, due_ms in self._scheduled.items()]
@@ -85,6 +88,7 @@ class Sessionise:
         self._note_leap(before_ms)
         self._settle_due("")
         self._take(block.events)
+        self._forget_leaps()
         rows: list[SessionRow] = []
         for visitor in sorted(self._visitors):  # the order of meeting them depends on how early the index was
             self._write(visitor, self._visitors[visitor], rows)
@@ -135,7 +139,8 @@ class Sessionise:
     def _note_leap(self, before_ms: int) -> None:
         """Keep in mind where stream time has leapt to. In the index all is due earlier then, which it may be."""
         if self._clock.now_ms - before_ms > self._rules.gap_ms and before_ms != NEVER:
-            self._totals.leapt_ms = self._clock.now_ms
+            leaps = self._totals.leaps = [*self._totals.leaps[1 - LEAPS_MAX :], (before_ms, self._clock.now_ms)]
+            self._totals.leapt_ms = leaps[-1][1]
 
     def _meet(self, name: str) -> _Visitor:
         visitor = self._visitors[name] = _Visitor(self._entries.get(name) or VisitorSessions([]))
@@ -207,6 +212,7 @@ class Sessionise:
         event only needs its own visitor's to be settled.
         """
         due, scheduled, now_ms = self._due, self._scheduled, self._clock.now_ms
+        leaps, rules = self._totals.leaps, self._rules
         while self._budget and due and due[0][0] < now_ms:
             due_ms, who = heappop(due)
             if scheduled.get(who) != due_ms:
@@ -214,7 +220,7 @@ class Sessionise:
             del scheduled[who]
             visitor = self._visitors.get(who) or self._meet(who)
             # An early entry costs no budget and no turn: an index just rebuilt has none, and must do the same.
-            if rule.next_change_ms(visitor.sessions, self._totals.leapt_ms, self._rules) == due_ms:
+            if rule.next_change_ms(visitor.sessions, leaps, rules) == due_ms:
                 self._budget -= 1
                 self._settle(visitor, now_ms)
             self._schedule(who, visitor.sessions)
@@ -224,22 +230,41 @@ class Sessionise:
             self._settle(visitor, now_ms)
             self._schedule(name, visitor.sessions)
 
+    def _forget_leaps(self) -> None:
+        """Once nobody is overdue, whoever is left has outlived all leaps: the last one's end says it all."""
+        leaps, due, scheduled, now_ms = self._totals.leaps, self._due, self._scheduled, self._clock.now_ms
+        while len(leaps) > 1 and due and due[0][0] < now_ms:
+            due_ms, who = due[0]
+            is_void = scheduled.get(who) != due_ms
+            if not is_void and rule.next_change_ms(self._sessions_of(who), leaps, self._rules) == due_ms:
+                return
+            heappop(due)
+            if not is_void:
+                del scheduled[who]
+                self._schedule(who, self._sessions_of(who))
+        if len(leaps) > 1:
+            self._totals.leaps = [(NEVER, leaps[-1][1])]
+
+    def _sessions_of(self, name: str) -> list[Session]:
+        visitor = self._visitors.get(name)
+        return visitor.sessions if visitor is not None else (self._entries.get(name) or VisitorSessions([])).sessions
+
     def _settle(self, visitor: _Visitor, now_ms: int) -> None:
-        rules, leapt_ms = self._rules, self._totals.leapt_ms
+        rules, leaps = self._rules, self._totals.leaps
         forgets = False
         for session in visitor.sessions:
             if not session.closed and now_ms > rule.close_ms(session, rules):
                 self._close(visitor, session)
-            if session.closed and now_ms > rule.forget_ms(session, leapt_ms, rules):
+            if session.closed and now_ms > rule.forget_ms(session, leaps, rules):
                 visitor.forgotten.append(session)
                 forgets = True
         if forgets:
-            visitor.sessions[:] = [one for one in visitor.sessions if now_ms <= rule.forget_ms(one, leapt_ms, rules)]
+            visitor.sessions[:] = [one for one in visitor.sessions if now_ms <= rule.forget_ms(one, leaps, rules)]
 
     def _schedule(self, name: str, sessions: list[Session]) -> None:
         if not sessions:
             return
-        due_ms = rule.next_change_ms(sessions, self._totals.leapt_ms, self._rules)
+        due_ms = rule.next_change_ms(sessions, self._totals.leaps, self._rules)
         if due_ms < self._scheduled.get(name, due_ms + 1):
             self._scheduled[name] = due_ms
             heappush(self._due, (due_ms, name))
@@ -274,6 +299,9 @@ def _read_fixed(fixed: bytes) -> SessioniseFixed:
     if not fixed:
         return SessioniseFixed(NEVER, NEVER)
     try:
-        return msgspec.msgpack.decode(fixed, type=SessioniseFixed)
+        found = msgspec.msgpack.decode(fixed, type=SessioniseFixed)
     except msgspec.MsgspecError as error:
         raise StateError(f"fixed part of {SESSIONISE_STATE.name}: {error}; expected SessioniseFixed") from error
+    if not found.leaps and found.leapt_ms != NEVER:  # written before leaps were kept
+        found.leaps = [(NEVER, found.leapt_ms)]
+    return found

@@ -10,7 +10,8 @@ neither do sessions, as long as those that an event may belong to are still ther
     stray      event time < stream time - gap - retain
 
 `leapt` is the stream time to which it last went by more than the gap at once: one live event in a partition that
-replays last year. Who was in the middle of a session then has not been silent for a year, and goes on with it.
+replays last year. Who was in the middle of a session then has not been silent for a year, and goes on with it. What was
+to be forgotten before the leap, and only waited for its turn, is forgotten as of then: when its turn comes is chance.
 
 An event that is not stray finds every session that it may belong to (one that ended up to a gap before it): for those
 the sessions are exactly the gap rule over the sorted events. A stray event joins what is still kept, or else begins a
@@ -25,7 +26,7 @@ Source: session windows, "The Dataflow Model" (VLDB 2015), there without retenti
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
@@ -38,6 +39,9 @@ SESSIONS_MAX: Final = 64
 or campaigns: then the oldest is forgotten early, so that one visitor's entry always fits into a Kafka record."""
 
 SETTLE_MAX: Final = 500
+
+Leaps = Sequence[tuple[int, int]]
+"""(from, to) of leaps of stream time, oldest first, see the module's table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +181,19 @@ def close_ms(session: Session, rules: SessionRules) -> int:
     return session.end_ms + rules.gap_ms
 
 
-def forget_ms(session: Session, leapt_ms: int, rules: SessionRules) -> int:
-    """Return the stream time after which a closed session is forgotten. leapt_ms: when stream time last leapt."""
-    return max(session.end_ms + 2 * rules.gap_ms, session.touched_ms, leapt_ms) + rules.retain_ms
+def forget_ms(session: Session, leaps: Leaps, rules: SessionRules) -> int:
+    """Return the stream time after which a closed session is forgotten."""
+    due_ms = max(session.end_ms + 2 * rules.gap_ms, session.touched_ms) + rules.retain_ms
+    for from_ms, to_ms in leaps:
+        if due_ms < from_ms:
+            break
+        due_ms = max(due_ms, to_ms + rules.retain_ms)
+    return due_ms
 
 
-def next_change_ms(sessions: Iterable[Session], leapt_ms: int, rules: SessionRules) -> int:
+def next_change_ms(sessions: Iterable[Session], leaps: Leaps, rules: SessionRules) -> int:
     """Return the stream time after which the first of a visitor's sessions is to be closed or forgotten."""
-    return min(forget_ms(one, leapt_ms, rules) if one.closed else close_ms(one, rules) for one in sessions)
+    return min(forget_ms(one, leaps, rules) if one.closed else close_ms(one, rules) for one in sessions)
 
 
 def has_source(session: Session) -> bool:

@@ -370,6 +370,22 @@ def test_an_index_entry_that_is_early_costs_no_share_of_the_block() -> None:
     assert steady.told == restored.told
 
 
+def test_a_session_that_only_waits_for_its_turn_is_forgotten_before_stream_time_leaps() -> None:
+    """Whether its turn came is chance, and no event may be counted otherwise by it."""
+    visits = [happen(0), happen(0, "bob")]
+    later = [happen(time_ms, "cy") for time_ms in (10, 20, 21, 32)]
+    for together in (True, False):
+        for is_killed in (True, False):
+            world = World(SessionRules(GAP, 0, settle_max=1)).events(*visits)
+            for part in [later] if together else [[event] for event in later]:
+                world.events(*part)
+            if is_killed:
+                world.kill()
+            world.events(happen(5, "bob", "late"))
+            found = {key: session.events for key, session in world.sessions.items() if key[0] == "bob"}
+            assert found == {("bob", 0, ""): 1, ("bob", 5, "late"): 1}
+
+
 def test_rows_stand_in_the_same_order_after_a_restart() -> None:
     steady, restored = (World().events(happen(0), happen(5)) for _ in range(2))
     restored.kill()
