@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 APPLY_AGAIN_MAX, APPLY_AGAIN_S = 4, 2.0
 INTERRUPTED = 128 + signal.SIGINT
+AUDIT_STOP_S = 5.0
 
 
 def start(settings: Settings, console: Console) -> Supervisor:
@@ -156,10 +157,12 @@ def run(settings: Settings, console: Console) -> int:
         return INTERRUPTED
     metrics.serve(settings.auditor_metrics_port, settings.host)  # restarts and the books
     metrics.watch_data_dir(settings.data_dir)
-    threading.Thread(target=auditor.watch, args=(settings, stop), name="auditor", daemon=True).start()
+    auditing = threading.Thread(target=auditor.watch, args=(settings, stop), name="auditor", daemon=True)
+    auditing.start()
     for what, where in addresses(settings):
         console.print(f"{what:<20}{where}", markup=False, highlight=False)
     stop.wait()
     console.print("stopping")
+    auditing.join(AUDIT_STOP_S)  # while the stores are there, or it would leave tables behind
     supervisor.stop()
     return 0
