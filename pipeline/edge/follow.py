@@ -27,6 +27,9 @@ RETRY_S = 1.0
 POLL_MS = 100
 RECORDS_MAX = 50  # between two polls: short runs, so that other threads get their turn
 FETCH_BYTES = 524_288  # of a partition at once; more only makes the memory peak while reading
+GATHER_MS, GATHER_BYTES = 100, 65_536
+"""The broker answers once so much is there, at the latest after so long: each answer costs a reader's threads a
+millisecond, which decisions would else wait for, and a profile may be so much older."""
 LOOK_BACK = (8, 64, 512)
 
 
@@ -86,7 +89,11 @@ class Follower:
             consumer = None
             try:
                 consumer = edge.consumer(
-                    self._settings, max_partition_fetch_bytes=FETCH_BYTES, fetch_max_bytes=4 * FETCH_BYTES
+                    self._settings,
+                    max_partition_fetch_bytes=FETCH_BYTES,
+                    fetch_max_bytes=4 * FETCH_BYTES,
+                    fetch_min_bytes=GATHER_BYTES,
+                    fetch_max_wait_ms=GATHER_MS,
                 )
                 self._follow(consumer)
             except (KafkaError, OSError) as error:
