@@ -88,7 +88,7 @@ class _Reading:
     async def up_to(self, restored: Restored, fence: int) -> None:
         """Read what stands before the fence: from where we know it, else from where the last record says."""
         self._first = await self._reader.open(self._topic, self._partition)
-        parked = None
+        restored.damage, parked = "", None  # what we found the last time we have mended, or its heir will find it
         if restored.next_offset >= max(self._first, 1):  # else it is trimmed past what we know, deletions and all
             try:
                 await self._apply(restored.view, restored.next_offset, fence)

@@ -160,6 +160,25 @@ def test_a_state_log_that_has_lost_its_end_is_continued_from_the_input() -> None
     assert (third.owned[0].view.version, scene.commit) == (2, 3)
 
 
+def test_a_log_that_was_mended_is_not_mended_again_when_its_partition_comes_back() -> None:
+    """Each time, all of the state would be void for its readers until all of it was written once more."""
+    scene = Scene()
+    first, second = scene.worker("first"), scene.worker("second")
+
+    async def act() -> None:
+        await first.take([0], scene.sender, scene.reader, scene)
+        await scene.round(first)
+        scene.broker.unreadable.add((PLACE, 1))
+        await second.take([0], scene.sender, scene.reader, scene)
+        assert second.known[0].damage
+        second.release()
+        mended = scene.broker.logs[PLACE].end
+        await second.take([0], scene.sender, scene.reader, scene)
+        assert scene.broker.logs[PLACE].end == mended + 1  # the fence
+
+    scene.play(act)
+
+
 def test_a_damaged_local_file_stops_the_worker_and_its_successor_has_it_all_again(tmp_path: Path) -> None:
     """Bits flip under a running worker whose state is larger than its memory; a restart reads the state topic."""
     scene = Scene()
