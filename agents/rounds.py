@@ -122,7 +122,12 @@ class Rounds:
 
     async def run(self, arrivals: Iterable[Arrival], sender: Sender, acks: Acks) -> None:
         """Do a round. Raises Gap where a block is missing, Retryable where we are fenced, or what the sender raises."""
-        turns = self._fold_all(arrivals)
+        arrivals = list(arrivals)
+        try:
+            turns = self._fold_all(arrivals)
+        except Gap:
+            await self._not_fenced({arrival.event.message.partition for arrival in arrivals})
+            raise
         new = [turn for turn in turns if turn.is_new]
         await self._write_outputs(new, sender)
         await self._write_states(new, sender)
@@ -194,6 +199,18 @@ class Rounds:
         fenced_by = await fence_within(self._reader, topic, partition, writer.next_offset, offsets[-1])
         if fenced_by:
             raise Retryable(f"{topic}[{partition}]: {fenced_by} has fenced us; our blocks are done again by the owner")
+
+    async def _not_fenced(self, partitions: set[int]) -> None:
+        """Raise Retryable where another worker has one of these by now: it went on, and we took that for a gap."""
+        assert self._reader is not None
+        topic = self.settings.topic(self.stage.state.name)
+        for partition in sorted(partitions & self.owned.keys()):
+            await self._reader.open(topic, partition)
+            last = await self._reader.end() - 1
+            first = self.owned[partition].writer.next_offset
+            fenced_by = await fence_within(self._reader, topic, partition, first, last)
+            if fenced_by:
+                raise Retryable(f"{topic}[{partition}]: {fenced_by} has fenced us, and has gone on with our input")
 
     def _state_records(self, turn: Turn) -> list[StateRecord]:
         fold = turn.owned.fold

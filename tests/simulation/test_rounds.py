@@ -13,7 +13,7 @@ from agents.restore import take_over
 from agents.rounds import Rounds
 from pipeline.core.state import StateWriter
 from pipeline.edge.local_store import LocalStore
-from pipeline.errors import Retryable, StateError
+from pipeline.errors import Gap, Retryable, StateError
 from pipeline.settings import load
 from schemas import block as codec
 from schemas.block import EventBlock, Origin, Totals
@@ -100,6 +100,35 @@ def test_an_owner_that_is_fenced_late_by_a_worker_that_has_gone_again_acknowledg
     with pytest.raises(Retryable, match="gone again has fenced us"):
         scene.play(act)
     assert scene.acked == [0]
+
+
+def test_a_worker_that_was_fenced_does_not_take_the_new_owners_progress_for_a_loss() -> None:
+    """It reads on from what the group has acknowledged meanwhile; a gap would be told to people, as a loss."""
+    scene = Scene()
+    former, owner = scene.worker("former"), scene.worker("owner")
+
+    async def act() -> None:
+        await former.take([0], scene.sender, scene.reader, scene)
+        await owner.take([0], scene.sender, scene.reader, scene)
+        await scene.round(owner)
+        await scene.round(former)
+
+    with pytest.raises(Retryable, match="owner has fenced us"):
+        scene.play(act)
+
+
+def test_a_gap_that_no_other_worker_explains_is_a_gap() -> None:
+    scene = Scene()
+    owner = scene.worker("owner")
+
+    async def act() -> None:
+        await owner.take([0], scene.sender, scene.reader, scene)
+        await scene.round(owner)
+        scene.offset += 1
+        await scene.round(owner)
+
+    with pytest.raises(Gap, match="block 2 after 0, expected 1"):
+        scene.play(act)
 
 
 def test_a_void_record_of_a_former_owner_does_not_stop_the_new_one() -> None:
