@@ -6,6 +6,7 @@ They are made by subclassing and by other ports, so that what they differ in can
 import asyncio
 import itertools
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 
 from agents.arrival import Arrival
 from agents.ports import Acks, Group, Sender, StateReader
@@ -167,12 +168,12 @@ class KnowsTooMuch(Rounds):
 class LedgerFirst(WarehouseWriter):
     """Enters blocks into the ledger before their rows are there."""
 
-    def _store(self, fresh: dict[Place, list[PendingBlock]]) -> None:
+    def _send(self, fresh: dict[Place, list[PendingBlock]]) -> list["Future[None]"]:
         entries = [
             rows.LedgerRow(topic, origin, 0, crc, 0) for blocks in fresh.values() for topic, origin, _, crc in blocks
         ]
         self._insert(rows.ledger_columns(entries, 0), "early")
-        super()._store(fresh)
+        return super()._send(fresh)
 
 
 _LIVES = itertools.count()
