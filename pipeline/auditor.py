@@ -80,7 +80,7 @@ def _watch(settings: Settings, stop: threading.Event) -> None:
 
 def look(settings: Settings) -> None:
     """Read the books once and tell the metrics."""
-    found = status.read(settings, ask_parts=False)
+    found = status.read(settings, ask_parts=False, books_only=True)
     for row in found.books:
         partition = str(row.partition)
         for column, count in row._asdict().items():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pipeline.settings import Settings
 from pipeline.supervisor import Part
 
-BEHIND = 3
+BEHIND = 10
 """Niceness of what nobody waits for: on one machine, collector and delivery answer first and the stages catch up."""
 
 STAGES: tuple[str, ...] = ("clean", "sessionise", "profile", "learn", "aggregate")

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from kafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
+from pipeline import progress
 from pipeline.audit import counts, seals
 from pipeline.audit.counts import Kept
 from pipeline.audit.log import KafkaSource
@@ -26,22 +27,37 @@ from pipeline.settings import Settings
 from schemas import block as codec
 from schemas.block import Totals
 from schemas.state import StateRecord
-from schemas.topics import BAD, CLEAN_STATE, COLLECTED, EVENTS, MODELS, PROFILES, SESSIONISE_STATE
+from schemas.topics import BAD, COLLECTED, EVENTS
 
-STATES = {"clean": CLEAN_STATE, "sessionise": SESSIONISE_STATE, "profile": PROFILES, "learn": MODELS}
-LOOK_BACK_RECORDS = 4
-TICKS_BEHIND_MAX = 8  # a quiet log grows by a tick a second; nobody is ever quite at its end
+LOGGED_WITHIN_S = 0.5  # delivery writes down what it answered within this, where Kafka answers
 
 
 @dataclass(frozen=True)
 class Status:
-    """What `herald status` shows. lag: blocks of `collected` that a stage has still to apply, by partition."""
+    """What `herald status` shows.
+
+    ends: next offset of `collected` by partition, as the reading began. next_origins: by stage, then by partition, the
+    first of those blocks that it has still to apply; none where only the books were read.
+    """
 
     books: list[PartitionBooks]
     refused_books: list[RefusedBooks]
     refused_by_reason: dict[str, int]
-    lag: dict[str, list[int]]
+    ends: list[int]
+    next_origins: dict[str, list[int]]
     alive: dict[str, bool]
+
+    @property
+    def lag(self) -> dict[str, list[int]]:
+        """Blocks of `collected` that each stage has still to apply, by partition."""
+        return {
+            stage: [max(0, end - at) for end, at in zip(self.ends, places, strict=True)]
+            for stage, places in self.next_origins.items()
+        }
+
+    def has_reached(self, ends: Sequence[int]) -> bool:
+        """True where every stage has applied all blocks before `ends`, by partition."""
+        return all(at >= end for places in self.next_origins.values() for at, end in zip(places, ends, strict=True))
 
     @property
     def is_balanced(self) -> bool:
@@ -65,8 +81,8 @@ class Status:
         }
 
 
-def read(settings: Settings, ask_parts: bool = True) -> Status:
-    """Read the books from the log and the warehouse.
+def read(settings: Settings, ask_parts: bool = True, books_only: bool = False) -> Status:
+    """Read the books from the log and the warehouse, and how far each stage is.
 
     ask_parts: also ask each part whether it is ready. Raises Retryable where Kafka or the warehouse is away.
     """
@@ -75,18 +91,22 @@ def read(settings: Settings, ask_parts: bool = True) -> Status:
     except KafkaError as error:
         raise Retryable(f"Kafka at {settings.bootstrap_servers}: {error}") from error
     try:
-        before = _ends(reader, settings, COLLECTED.name)
-        states = {stage: _last_states(reader, settings, topic.name) for stage, topic in STATES.items()}
+        before = progress.ends(reader, settings, COLLECTED.name)
+        read_of = {"clean": progress.STATES["clean"]} if books_only else progress.STATES
+        states = {stage: progress.last_states(reader, settings, topic.name) for stage, topic in read_of.items()}
         with Warehouse.from_url(settings.warehouse_url) as warehouse:
             right = _right_side(warehouse, settings, {p: _version(found) for p, found in states["clean"].items()})
             clean_at = _clean_at(warehouse, right.bounds[EVENTS.name])
-        ends = _ends(reader, settings, COLLECTED.name)
+        ends = progress.ends(reader, settings, COLLECTED.name)
         totals = {p: _totals(record) for p, record in states["clean"].items()}
         books = [
             _partition_books(reader, settings, p, right, states["clean"].get(p), ends[p], clean_at.get(p, 0))
             for p in range(settings.partitions)
         ]
         refused = _refused_books(settings, right, states["clean"], {row.partition: row.lost_blocks for row in books})
+        origins = {stage: [_version(found.get(p)) + 1 for p in ends] for stage, found in states.items()}
+        if not books_only:
+            origins["aggregate"] = list(progress.next_origins(reader, settings, right.ledger).values())
     except KafkaError as error:
         raise Retryable(f"Kafka at {settings.bootstrap_servers}: {error}") from error
     finally:
@@ -95,17 +115,14 @@ def read(settings: Settings, ask_parts: bool = True) -> Status:
     for one in totals.values():
         for reason, count in one.refused_by_reason.items():
             reasons[reason] = reasons.get(reason, 0) + count
-    lag = {stage: [max(0, before[p] - 1 - _version(found.get(p))) for p in ends] for stage, found in states.items()}
-    lag["aggregate"] = [max(0, before[p] - 1 - right.ledger.get(p, -1)) for p in ends]
-    return Status(
-        books, refused, reasons, lag, {part.name: part.is_ready() for part in services(settings) if ask_parts}
-    )
+    alive = {part.name: part.is_ready() for part in services(settings) if ask_parts}
+    return Status(books, refused, reasons, list(before.values()), {} if books_only else origins, alive)
 
 
 class RightSide(NamedTuple):
-    """What the warehouse has. ledger: last applied block of `events`. bounds, kept: by topic, then by partition."""
+    """What the warehouse has. ledger: last applied block of a topic's partition. bounds, kept: by topic, partition."""
 
-    ledger: dict[int, int]
+    ledger: dict[tuple[str, int], int]
     bounds: dict[str, dict[int, int]]
     kept: dict[str, dict[int, Kept]]
 
@@ -125,51 +142,13 @@ def _right_side(warehouse: Warehouse, settings: Settings, versions: dict[int, in
         for topic in counts.AUDITED
     }
     kept = {topic: counts.kept(warehouse, sealed, topic, bounds[topic], first_day) for topic in bounds}
-    return RightSide({p: o for (topic, p), o in ledger.items() if topic == EVENTS.name}, bounds, kept)
+    return RightSide(ledger, bounds, kept)
 
 
 def _clean_at(warehouse: Warehouse, bounds: dict[int, int]) -> dict[int, int]:
     """Return how many clean events there were up to each bound, as the clean stage counted them."""
     sql = "SELECT argMax(clean, o) FROM blocks WHERE topic = 'events' AND p = %(p)s AND o <= toInt64(%(o)s)"
     return {p: int(str(warehouse.execute(sql, {"p": p, "o": o})[0][0])) for p, o in bounds.items()}
-
-
-def _ends(reader: Any, settings: Settings, topic: str) -> dict[int, int]:
-    tps = [TopicPartition(settings.topic(topic), p) for p in range(settings.partitions)]
-    return {tp.partition: end for tp, end in reader.end_offsets(tps).items()}
-
-
-def _last_states(reader: Any, settings: Settings, topic: str) -> dict[int, StateRecord]:
-    """Return each partition's newest change record (fences, parts and what a fenced owner wrote stand between)."""
-    found: dict[int, StateRecord] = {}
-    for partition, end in _ends(reader, settings, topic).items():
-        tp = TopicPartition(settings.topic(topic), partition)
-        back = LOOK_BACK_RECORDS
-        while partition not in found and end > 0:
-            start = max(0, end - back)
-            for record in _records(reader, tp, start, end):
-                state = codec.decode(record.value, StateRecord)
-                newest = found[partition].epoch if partition in found else -1
-                if state.kind == "change" and not state.more and state.epoch >= newest:
-                    found[partition] = state
-            if start == 0:
-                break
-            back *= 8
-    return found
-
-
-def _records(reader: Any, tp: TopicPartition, start: int, end: int) -> Iterator[Any]:
-    """Yield the records of [start, end), a few at a time. Raises Retryable where the broker stops answering."""
-    reader.assign([tp])
-    start = max(start, reader.beginning_offsets([tp])[tp])
-    reader.seek(tp, start)
-    misses = 0
-    while reader.position(tp) < end:
-        batch = reader.poll(timeout_ms=1_000).get(tp, [])
-        misses = 0 if batch else misses + 1
-        if misses > 10:
-            raise Retryable(f"{tp.topic}[{tp.partition}]: no record from {reader.position(tp)}, expected up to {end}")
-        yield from (record for record in batch if record.offset < end)
 
 
 def _version(record: StateRecord | None) -> int:
@@ -195,7 +174,7 @@ def _partition_books(
     """clean_at: clean events up to the last block that counts. What the ledger lacks of them was let go."""
     version, totals = _version(state), _totals(state) if state else Totals()
     tp = TopicPartition(settings.topic(COLLECTED.name), partition)
-    unclean = sum(codec.rows_of(record.headers) for record in _records(reader, tp, version + 1, end))
+    unclean = sum(codec.rows_of(record.headers) for record in progress.records(reader, tp, version + 1, end))
     bound = right.bounds[EVENTS.name].get(partition, -1)
     unstored = _unstored(reader, settings, partition, bound, version)
     kept = right.kept[EVENTS.name].get(partition, NOTHING)
@@ -245,7 +224,7 @@ def _unstored(reader: Any, settings: Settings, partition: int, ledger: int, vers
     end = reader.end_offsets([tp])[tp]
     rows: dict[int, int] = {}
     # A record's offset in `events` is at least its origin's: repeats only push it further back.
-    for record in _records(reader, tp, ledger + 1, end):
+    for record in progress.records(reader, tp, ledger + 1, end):
         origin = codec.origin_of(record.headers)
         if ledger < origin.offset <= version:
             rows[origin.offset] = codec.rows_of(record.headers)
@@ -253,17 +232,20 @@ def _unstored(reader: Any, settings: Settings, partition: int, ledger: int, vers
 
 
 def drained(settings: Settings, timeout_s: float, stopped: Callable[[], bool] = lambda: False) -> Status:
-    """Wait until nothing is in flight and every stage is but a few ticks behind the log's end; return the status then.
+    """Wait until every stage has applied all that is in the log now; return the status then.
 
-    stopped: asked now and then; true gives up. Raises Retryable after timeout_s.
+    "In the log" includes what delivery still logs behind its answers. That the stages are near the end would not do:
+    the few blocks between may hold all that was sent. stopped: asked now and then; true gives up. Raises Retryable
+    after timeout_s.
     """
-    until = monotonic_s() + timeout_s
-    while monotonic_s() < until and not stopped():
+    began_s = monotonic_s()
+    ends: list[int] | None = None
+    while monotonic_s() < began_s + timeout_s and not stopped():
+        is_logged = monotonic_s() >= began_s + LOGGED_WITHIN_S
         status = read(settings)
-        if (
-            status.in_flight == 0
-            and max(sum(lag) for lag in status.lag.values()) <= TICKS_BEHIND_MAX * settings.partitions
-        ):
+        if ends is None and is_logged:
+            ends = status.ends
+        if ends is not None and status.in_flight == 0 and status.has_reached(ends):
             return status
         time.sleep(0.5)
     raise Retryable(f"events were still in flight after {timeout_s:.0f} s; see {settings.data_dir / 'logs'}")

@@ -12,6 +12,7 @@ import httpx
 import psutil
 
 from pipeline.edge.clickhouse import Warehouse
+from pipeline.settings import Settings, load
 from tests.journeys.rig import free_ports, free_run
 
 HERALD = str(Path(sys.executable).with_name("herald"))
@@ -76,6 +77,11 @@ class Up:
     def port(self, name: str, step: int = 0) -> int:
         """Return a port from its settings: `COLLECTOR`. step: beyond it."""
         return int(self.env[f"HERALD_{name}_PORT"]) + step
+
+    def settings(self) -> Settings:
+        """Return the settings that it runs with."""
+        given = {name: value for name, value in self.env.items() if name.startswith("HERALD_")}
+        return load(**{name.removeprefix("HERALD_").lower(): value for name, value in given.items()})
 
     def ask(self, sql: str) -> list[tuple[object, ...]]:
         """Query the warehouse."""
