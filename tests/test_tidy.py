@@ -35,6 +35,7 @@ EDGES: dict[str, dict[str, str]] = {
         "pipeline/archive/log.py": "partitions to copy, and the broker's failures",
         "pipeline/audit/log.py": "partitions to read blocks again from, and the broker's failures",
         "pipeline/status.py": "partitions to read the books from, and the broker's failures",
+        "pipeline/progress.py": "partitions to read a stage's place from",
         "pipeline/topics.py": "the broker's refusals to make a topic",
     },
     "aiokafka": {
