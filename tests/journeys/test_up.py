@@ -221,11 +221,12 @@ def test_a_second_herald_on_the_same_ports_does_not_take_the_first_one_for_its_o
 
 MISSING, EXTRA = (f'herald_audit_{kind}_total{{table="events"}}' for kind in ("missing", "extra"))
 DAMAGE = (
-    "INSERT INTO events SELECT * FROM events WHERE (p, o, n) IN (SELECT max((p, o, n)) FROM events)",
-    "INSERT INTO events SELECT * REPLACE (event_time + 1 AS event_time) FROM events LIMIT 1",
-    "DELETE FROM events WHERE (p, o, n) IN (SELECT p, o, n FROM events ORDER BY event_id DESC LIMIT 1)",
+    "INSERT INTO events SELECT * FROM events WHERE (p, o, n) = (SELECT max((p, o, n)) FROM events)",
+    "INSERT INTO events SELECT * REPLACE (event_time + 1 AS event_time) FROM events"
+    " WHERE (p, o, n) = (SELECT min((p, o, n)) FROM events)",
+    "DELETE FROM events WHERE (p, o, n) IN (SELECT p, o, n FROM events ORDER BY p, o, n LIMIT 1 OFFSET 2)",
 )
-"""One row there twice to the letter, one there twice at two times, one gone."""
+"""One row there twice to the letter, another twice at two times, a third one gone."""
 
 
 def until(look: Callable[[], bool], what: str) -> None:
@@ -249,8 +250,7 @@ def damaged_and_healed(up: Up) -> None:
     """Do damage and wait until rows and metrics say that it is undone."""
     before, told = rows_as_they_are(up), up.audited()
     for statement in DAMAGE:
-        up.ask(statement)
-    assert rows_as_they_are(up) != before
+        up.ask(statement)  # an audit may be under way, and put it right before anybody could look
 
     def is_told() -> bool:
         now = up.audited()
@@ -311,7 +311,8 @@ def test_prometheus_scrapes_every_part_and_its_alerts_fire(running: Up, tmp_path
         for series in SERIES:
             assert any(value > 0 for _, value in prometheus.query(series)) or "lag" in series, series
         ((_, received),) = prometheus.query("sum(herald_received_total)")
-        assert received == sum(row["received"] for row in rows_of(books)) > 0
+        logged_by_delivery = stored(running, "protocol = 'herald'")  # decisions and rewards: the collector saw none
+        assert received == sum(row["received"] for row in rows_of(books)) - logged_by_delivery > 0
         restarted = {labels["part"]: value for labels, value in prometheus.query("herald_restarts_total")}
         assert restarted == {"broker": 1, "warehouse": 1}, "as the test before killed them"
         questions_are_understood(prometheus)
