@@ -46,8 +46,12 @@ BUFFERED_BLOCKS = 4  # for each of four topics; what waits here waits twice
 
 @dataclass
 class Chunk:
-    """Blocks on their way into one insert, as bytes (decoded they take ten times the room), with their streams."""
+    """Blocks on their way into one insert, as bytes (decoded they take ten times the room), with their streams.
 
+    opened_s: when the first one came.
+    """
+
+    opened_s: float = 0.0
     waiting: list[tuple[Topic, Any, Arrival]] = field(default_factory=list)
     rows: int = 0
     bytes: int = 0
@@ -95,6 +99,8 @@ class AggregateRunner:
                 return  # taken from us: unacknowledged, the next owner reads it
             # A repeat goes along, too: acknowledged before those in front of it, it could move the commit past them.
             chunk = self.chunk
+            if not chunk.waiting:
+                chunk.opened_s = monotonic_s()
             chunk.waiting.append((topic, acks, arrival))
             chunk.rows += arrival.rows
             chunk.bytes += len(arrival.value)
@@ -105,8 +111,12 @@ class AggregateRunner:
 
     async def _flush_in_time(self) -> None:
         while not self.app.should_stop:
-            await asyncio.sleep(self._pause_s())
-            if self.chunk.waiting:
+            left_s = self._pause_s()
+            if self.chunk.waiting:  # else the first one may come at any moment, and waits no longer either
+                left_s += self.chunk.opened_s - monotonic_s()
+            if left_s > 0:
+                await asyncio.sleep(left_s)
+            else:
                 await self._store()
 
     def _pause_s(self) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import faust
 from mode.supervisors import CrashingSupervisor
 
+from agents.transport import Transport
 from pipeline.edge.kafka import faust_broker
 from pipeline.errors import HeraldError, Retryable
 from pipeline.settings import Settings
@@ -36,6 +37,9 @@ class StageApp(faust.App):
 
     Faust waits a minute for threads that wait for it, and without a broker for ever for its last commit.
     """
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self)
 
     async def stop(self) -> None:
         """Called by Faust's worker for SIGTERM and SIGINT."""
