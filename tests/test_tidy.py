@@ -47,7 +47,7 @@ EDGES: dict[str, dict[str, str]] = {
     "clickhouse_driver": {"pipeline/edge/clickhouse.py": "the client"},
     "chdb": {"pipeline/embedded/native": "the engine behind the gateway"},
     "aiohttp": {"pipeline/replay": "sends recorded events", "pipeline/demo": "plays the visitors"},
-    "granian": {"pipeline/collector": "serves it", "pipeline/delivery": "serves it"},
+    "httptools": {"pipeline/http/connection.py": "parses requests"},
     "uvloop": {
         "pipeline/collector/service.py": "its event loop",
         "pipeline/delivery/service.py": "its event loop",

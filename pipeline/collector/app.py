@@ -1,51 +1,52 @@
 """The collector's HTTP face: the table of endpoints, and the one way that every event takes from request to answer.
 
-An RSGI application (Granian). 200 is said only once the broker has every block that holds an event of the request.
+200 is said only once the broker has every block that holds an event of the request. Nothing here waits: what has to be
+waited for calls back.
 """
 
 import logging
 import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from itertools import count
+from typing import Any, NamedTuple
 
 import msgspec
-from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from pipeline.collector import pixel, segment, snowplow
 from pipeline.collector.body import unpack
 from pipeline.collector.buffer import BlockWriter, Ticket
-from pipeline.collector.cors import Headers, Origins
+from pipeline.collector.cors import Origins
 from pipeline.collector.identity import (
     WriteKeys,
     client_ip,
     cookie_id,
-    peer_address,
     read_networks,
     refuses_tracking,
     set_cookie,
 )
 from pipeline.collector.quota import Quota
-from pipeline.collector.reading import BodyReader
-from pipeline.collector.request import Intake, Refusal, Request, Rules
+from pipeline.collector.request import Intake, Request, Rules
 from pipeline.core.mask import mask, truncate_ip
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.edge.metrics import OVER_QUOTA, RECEIVED, REGISTRY, REJECTED, REQUESTS
 from pipeline.errors import SettingsError
+from pipeline.http.message import Answer, Head, Receiver, Refusal, Reply
 from pipeline.settings import Settings
 from schemas.block import partition_of
 
 log = logging.getLogger(__name__)
 
 JSON = ("content-type", "application/json")
+IMAGE = ("content-type", "image/gif")
 NO_STORE = ("cache-control", "no-store")
 RETRY_AFTER_MAX_S = 5
 OVERDUE_MS = 3_000  # an answer owed for so long means that the broker is away
 HEADER_CHARS_MAX = 2_048
-HEADERS_MAX = 64  # names; more is 431. Granian itself takes 100 lines and HEADER_BYTES_MAX
+HEADERS_MAX = 64  # lines; more is 431
 KEPT_PER_S = 10  # refused requests that go into the log, a second; every one is counted
 
 _encode = msgspec.json.Encoder().encode
@@ -79,15 +80,20 @@ ROUTES: tuple[Route, ...] = (
 )  # fmt: skip
 SETTINGS_ROUTE = Route("/v1/projects/{key}/settings", ("GET",), "settings", "settings", "Segment in browsers: set-up")
 
-BODY_UNREAD = frozenset({403, 404, 405, 408, 413, 415, 422, 431, 503})
-"""May be answered before the body was read, as is every GET with a body. Then the connection ends with the answer: else
-the server would hold it for as long as the client likes, and the client's next request would be lost with it."""
-
 SNOWPLOW_FINAL = {413: 422, 415: 422}
 """Snowplow's trackers resend for ever on all but 400, 401, 403, 410 and 422, and the request grows each time."""
 
-Answer = tuple[int, Headers, bytes]
-Handler = Callable[[Any, Any, Route], Awaitable[Answer]]
+
+class Taken(NamedTuple):
+    """Events waiting in their blocks for the broker's word. kind: the answer's media type; body: None for a report."""
+
+    intake: Intake
+    tickets: set[Ticket]
+    kind: tuple[str, str]
+    body: bytes | None
+
+
+Handler = Callable[[Head, Route, bytes], Answer | Taken]
 
 
 class Collector:
@@ -105,7 +111,6 @@ class Collector:
             self._proxies = read_networks(settings.trusted_proxies)
         except ValueError as error:
             raise SettingsError(f"HERALD_TRUSTED_PROXIES: {error}; expected addresses or CIDR ranges") from None
-        self._reader = BodyReader(settings.body_bytes_max, writer.has_room)
         self._rules = Rules(
             WriteKeys(settings.write_keys), mask_key, settings.batch_events_max, settings.event_bytes_max, new_id
         )
@@ -124,41 +129,77 @@ class Collector:
             "metrics": self._metrics,
         }
 
-    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
-        """Answer one request."""
-        if scope.proto != "http":
-            return
-        route = self._route(scope.path)
-        origin = scope.headers.get("origin") or ""
+    def begin(self, head: Head) -> Answer | Receiver:
+        """Answer what needs no body, or return what takes it."""
+        route = self._route(head.path)
         try:
-            status, headers, body = await self._answer(scope, protocol, route, origin)
+            found = self._early(head, route)
         except Refusal as refusal:
-            status, headers, body = self._refuse(refusal, route)
-        except ProtocolClosed:
-            REJECTED.labels("client_gone").inc()  # in the middle of its own body: nobody is left to be answered
-            return
-        except Exception as error:  # noqa: BLE001 - a bug in one request must be seen, and must not end the others
-            self._complain(error)
-            status, headers, body = self._refuse(Refusal(500, "bug", "the fault is ours: it has been logged"), route)
-        is_read = scope.method == "POST" and status not in BODY_UNREAD
-        if not is_read and (status == 431 or _has_body(scope.headers)):
-            headers.append(("connection", "close"))
-        _requests(route.kind if route is not None else "unknown", status).inc()
-        protocol.response_bytes(status, headers + self._origins.headers(origin), body)
+            found = self._refuse(refusal, route)
+        return self._done(found, head, route) if isinstance(found, Answer) else found
 
-    async def _answer(self, scope: Any, protocol: Any, route: Route | None, origin: str) -> Answer:
-        if len(scope.headers) > HEADERS_MAX:
-            raise Refusal(431, "too_many_headers", f"{len(scope.headers)} headers, expected at most {HEADERS_MAX}")
+    def refuse(self, head: Head | None, refusal: Refusal) -> Answer:
+        """Return the answer for what the server refuses: too large, too slow, no HTTP."""
+        route = self._route(head.path) if head is not None else None
+        return self._done(self._refuse(refusal, route), head, route)
+
+    def gone(self, head: Head) -> None:
+        """Count a client that left in the middle of its own body: nobody is left to be answered."""
+        REJECTED.labels("client_gone").inc()
+
+    def has_room(self, body_bytes: int) -> bool:
+        """True where bodies being read and blocks that wait fit together."""
+        return self._writer.has_room(body_bytes)
+
+    def _early(self, head: Head, route: Route | None) -> Answer | Receiver:
+        """As `begin`. Raises Refusal."""
+        if head.lines > HEADERS_MAX:
+            raise Refusal(431, "too_many_headers", f"{head.lines} headers, expected at most {HEADERS_MAX}")
         if route is None:
-            raise Refusal(404, "unknown_path", f"no such path: {scope.path[:100]}")
-        if scope.method == "OPTIONS":
-            asked = scope.headers.get("access-control-request-headers") or ""
-            return 204, self._origins.preflight(origin, asked, (*route.methods, "OPTIONS")), b""
+            raise Refusal(404, "unknown_path", f"no such path: {head.path[:100]}")
+        origin = head.header("origin")
+        if head.method == "OPTIONS":
+            asked = head.header("access-control-request-headers")
+            return Answer(204, self._origins.preflight(origin, asked, (*route.methods, "OPTIONS")), b"")
         if not self._origins.allows(origin):
             raise Refusal(403, "origin", "this origin may not send here")
-        if scope.method not in route.methods:
+        if head.method not in route.methods:
             raise Refusal(405, "method", f"expected {', '.join(route.methods)}")
-        return await self._handlers[route.handler](scope, protocol, route)
+        if head.method == "POST":
+            self._need_room(0)
+        return partial(self._serve, head, route)
+
+    def _serve(self, head: Head, route: Route, body: bytes, reply: Reply) -> None:
+        """Answer one request, now or once its events have landed."""
+        try:
+            found = self._handlers[route.handler](head, route, body)
+        except Refusal as refusal:
+            found = self._refuse(refusal, route)
+        except Exception as error:  # noqa: BLE001 - a bug in one request must be seen, and must not end the others
+            found = self._bug(error, route)
+        if isinstance(found, Taken):
+            self._writer.when_landed(found.tickets, partial(self._landed, found, head, route, reply))
+        else:
+            reply(self._done(found, head, route))
+
+    def _landed(self, taken: Taken, head: Head, route: Route, reply: Reply, landed: bool) -> None:
+        """Answer a request whose blocks the broker has, or has not confirmed."""
+        try:
+            found = self._stored(taken) if landed else self._not_stored(taken, route)
+        except Exception as error:  # noqa: BLE001
+            found = self._bug(error, route)
+        reply(self._done(found, head, route))
+
+    def _done(self, answer: Answer, head: Head | None, route: Route | None) -> Answer:
+        """Count an answer, and tell a browser whether its page may read it."""
+        status, headers, body = answer
+        _requests(route.kind if route is not None else "unknown", status).inc()
+        origin = head.headers.get("origin", "") if head is not None else ""
+        return Answer(status, [*headers, *self._origins.headers(origin)], body)
+
+    def _bug(self, error: Exception, route: Route) -> Answer:
+        self._complain(error)
+        return self._refuse(Refusal(500, "bug", "the fault is ours: it has been logged"), route)
 
     def _complain(self, error: Exception) -> None:
         """Log a bug with its traceback, once a second at most: who finds one must not fill the disk with it."""
@@ -177,7 +218,7 @@ class Collector:
         """The same body for every error; an image for those who asked for one."""
         REJECTED.labels(refusal.code).inc()
         status = refusal.status
-        headers: Headers = [NO_STORE]
+        headers = [NO_STORE]
         if route is not None and route.handler.startswith("snowplow"):
             status = SNOWPLOW_FINAL.get(status, status)
         if status == 405 and route is not None:
@@ -188,20 +229,20 @@ class Collector:
         if refusal.retry_after_s:
             headers.append(("retry-after", str(refusal.retry_after_s)))
         if route is not None and route.handler in ("pixel", "snowplow_get"):
-            return status, [*headers, ("content-type", "image/gif")], pixel.GIF
+            return Answer(status, [*headers, IMAGE], pixel.GIF)
         body = {"error": refusal.code, "detail": refusal.detail, "accepted": 0, "rejected": [], "duplicate": 0}
-        return status, [*headers, JSON], _encode(body)
+        return Answer(status, [*headers, JSON], _encode(body))
 
     # --- events -------------------------------------------------------------------------------------------------------
 
-    async def _segment(self, scope: Any, protocol: Any, route: Route) -> Answer:
-        request = self._request(scope, route, await self._body(scope, protocol))
+    def _segment(self, head: Head, route: Route, body: bytes) -> Taken:
+        request = self._request(head, route, self._unpacked(head, body))
         try:
             intake = segment.read(request, self._rules)
         except Refusal as refusal:
             self._keep(segment.keep_refused(request, self._rules, refusal))
             raise
-        return await self._take(intake, JSON, None)
+        return self._take(intake, JSON, None)
 
     def _keep(self, refused: Intake | None) -> None:
         """Log a refused request, not waited for: a few a second are enough to see what is wrong."""
@@ -212,19 +253,17 @@ class Collector:
             self._kept += 1
             self._add(refused)
 
-    async def _snowplow_post(self, scope: Any, protocol: Any, route: Route) -> Answer:
-        body = await self._body(scope, protocol)
-        return await self._take(snowplow.read_post(self._request(scope, route, body), self._rules), JSON, None)
+    def _snowplow_post(self, head: Head, route: Route, body: bytes) -> Taken:
+        request = self._request(head, route, self._unpacked(head, body))
+        return self._take(snowplow.read_post(request, self._rules), JSON, None)
 
-    async def _snowplow_get(self, scope: Any, protocol: Any, route: Route) -> Answer:
-        self._need_room(len(scope.query_string))
-        request = self._request(scope, route, b"")
-        return await self._take(snowplow.read_get(request, self._rules), ("content-type", "image/gif"), pixel.GIF)
+    def _snowplow_get(self, head: Head, route: Route, body: bytes) -> Taken:
+        self._need_room(len(head.query))
+        return self._take(snowplow.read_get(self._request(head, route, b""), self._rules), IMAGE, pixel.GIF)
 
-    async def _pixel(self, scope: Any, protocol: Any, route: Route) -> Answer:
-        self._need_room(len(scope.query_string))
-        request = self._request(scope, route, b"")
-        return await self._take(pixel.read(request, self._rules), ("content-type", "image/gif"), pixel.GIF)
+    def _pixel(self, head: Head, route: Route, body: bytes) -> Taken:
+        self._need_room(len(head.query))
+        return self._take(pixel.read(self._request(head, route, b""), self._rules), IMAGE, pixel.GIF)
 
     def _need_room(self, more_bytes: int) -> None:
         """Refuse early, before anything is read, what could not be kept."""
@@ -235,33 +274,28 @@ class Collector:
         if not self._writer.has_room(more_bytes):
             raise Refusal(503, "buffer_full", "too many events wait for the broker: send again")
 
-    async def _body(self, scope: Any, protocol: Any) -> bytes:
-        self._need_room(0)
-        body = await self._reader.read(scope.headers, protocol)
-        unpacked = unpack(body, scope.headers.get("content-encoding") or "", self._settings.unpacked_bytes_max)
+    def _unpacked(self, head: Head, body: bytes) -> bytes:
+        unpacked = unpack(body, head.headers.get("content-encoding", ""), self._settings.unpacked_bytes_max)
         self._need_room(len(unpacked))
         return unpacked
 
-    def _request(self, scope: Any, route: Route, body: bytes) -> Request:
-        get = scope.headers.get
-
-        def header(name: str) -> str:
-            return get(name) or ""
-
-        peer = peer_address(scope.client)
-        address = client_ip(peer, header("x-forwarded-for"), self._proxies) if self._proxies else peer
-        cookie = header("cookie")
+    def _request(self, head: Head, route: Route, body: bytes) -> Request:
+        get = head.headers.get
+        address = head.client
+        if self._proxies:
+            address = client_ip(address, get("x-forwarded-for", ""), self._proxies)
+        cookie = get("cookie")
         return Request(
             kind=route.kind,
-            query=scope.query_string,
+            query=head.query,
             body=body,
-            header=header,
+            header=head.header,
             received_time_ms=now_ms(),
             ip=truncate_ip(address),
-            user_agent=self._masked_text(header("user-agent")[:HEADER_CHARS_MAX]),
-            referrer=self._masked_text(header("referer")[:HEADER_CHARS_MAX]),
+            user_agent=self._masked_text(get("user-agent", "")[:HEADER_CHARS_MAX]),
+            referrer=self._masked_text(get("referer", "")[:HEADER_CHARS_MAX]),
             cookie=cookie_id(cookie, self._settings.cookie_name) if cookie else "",
-            no_consent=refuses_tracking(header),
+            no_consent=refuses_tracking(head.headers),
         )
 
     def _mask_text(self, text: str) -> str:
@@ -270,23 +304,29 @@ class Collector:
             return ""
         return str(msgspec.json.decode(mask(_encode(text.encode("utf-8", "replace").decode()), self._mask_key)))
 
-    async def _take(self, intake: Intake, kind: tuple[str, str], answer: bytes | None) -> Answer:
-        """Put the events into their blocks, wait for the broker's word, and answer."""
+    def _take(self, intake: Intake, kind: tuple[str, str], body: bytes | None) -> Taken:
+        """Put the events into their blocks. Raises Refusal where their key has had its share."""
         if self._quota is not None:
             self._need_quota(self._quota, intake)
-        if not await self._writer.landed(self._add(intake)):
-            if self._quota is not None:
-                self._quota.give_back(intake.keys)
-            raise Refusal(503, "not_stored", "the broker did not confirm in time: send again, with the same ids")
+        return Taken(intake, self._add(intake), kind, body)
+
+    def _stored(self, taken: Taken) -> Answer:
+        intake = taken.intake
         _received(intake.items[0].context.protocol).inc(len(intake.items))
-        headers: Headers = [kind, NO_STORE]
+        headers = [taken.kind, NO_STORE]
         if intake.new_visitor:
             settings = self._settings
             headers.append((
                 "set-cookie",
                 set_cookie(settings.cookie_name, intake.new_visitor, settings.cookie_max_age_s, settings.cookie_secure),
             ))  # fmt: skip
-        return 200, headers, answer if answer is not None else _report(intake)
+        return Answer(200, headers, taken.body if taken.body is not None else _report(intake))
+
+    def _not_stored(self, taken: Taken, route: Route) -> Answer:
+        if self._quota is not None:
+            self._quota.give_back(taken.intake.keys)
+        text = "the broker did not confirm in time: send again, with the same ids"
+        return self._refuse(Refusal(503, "not_stored", text), route)
 
     def _need_quota(self, quota: Quota, intake: Intake) -> None:
         """Refuse a request of a key that sends faster than it may; how long it has to wait is told."""
@@ -298,36 +338,40 @@ class Collector:
 
     def _add(self, intake: Intake) -> set[Ticket]:
         add, partitions = self._writer.add, self._settings.partitions
-        tickets: set[Ticket] = set()
-        for item in intake.items:
-            key = item.visitor or item.event_id or secrets.token_hex(8)
-            tickets.add(
-                add(partition_of(key, partitions), item.context, item.event_id, item.visitor, item.raw, item.refused)
+        return {
+            add(
+                partition_of(item.visitor or item.event_id or secrets.token_hex(8), partitions),
+                item.context,
+                item.event_id,
+                item.visitor,
+                item.raw,
+                item.refused,
             )
-        return tickets
+            for item in intake.items
+        }
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 
-    async def _segment_settings(self, scope: Any, protocol: Any, route: Route) -> Answer:
+    def _segment_settings(self, head: Head, route: Route, body: bytes) -> Answer:
         """What Segment's browser SDK wants to know before it sends anything; the key is public, as in its page."""
-        key = scope.path.rstrip("/").split("/")[3]
+        key = head.path.rstrip("/").split("/")[3]
         if not self._rules.keys.site(key):
             raise Refusal(401, "unknown_key", "no known write key in the path")
-        host = scope.headers.get("host") or scope.authority or ""
-        sender = {"apiKey": key, "apiHost": f"{host}/v1", "protocol": scope.scheme}
-        return 200, [JSON, NO_STORE], _encode({"integrations": {"Segment.io": sender}})
+        scheme = "https" if head.header("x-forwarded-proto") == "https" else "http"  # as its page came, past a proxy
+        sender = {"apiKey": key, "apiHost": f"{head.header('host')}/v1", "protocol": scheme}
+        return Answer(200, [JSON, NO_STORE], _encode({"integrations": {"Segment.io": sender}}))
 
-    async def _health(self, scope: Any, protocol: Any, route: Route) -> Answer:
-        return 200, [JSON, NO_STORE], b'{"status":"ok"}'
+    def _health(self, head: Head, route: Route, body: bytes) -> Answer:
+        return Answer(200, [JSON, NO_STORE], b'{"status":"ok"}')
 
-    async def _ready(self, scope: Any, protocol: Any, route: Route) -> Answer:
+    def _ready(self, head: Head, route: Route, body: bytes) -> Answer:
         self._need_room(1)
         if self._writer.answer_overdue_ms > OVERDUE_MS:
             raise Refusal(503, "broker_away", f"the broker has not answered for {self._writer.answer_overdue_ms} ms")
-        return 200, [JSON, NO_STORE], b'{"status":"ready"}'
+        return Answer(200, [JSON, NO_STORE], b'{"status":"ready"}')
 
-    async def _metrics(self, scope: Any, protocol: Any, route: Route) -> Answer:
-        return 200, [("content-type", CONTENT_TYPE_LATEST), NO_STORE], generate_latest(REGISTRY)
+    def _metrics(self, head: Head, route: Route, body: bytes) -> Answer:
+        return Answer(200, [("content-type", CONTENT_TYPE_LATEST), NO_STORE], generate_latest(REGISTRY))
 
 
 def new_id() -> str:
@@ -337,30 +381,31 @@ def new_id() -> str:
 
 def _report(intake: Intake) -> bytes:
     """The answer to a stored request: how many, which not and why, how many ids came twice in it."""
-    rejected: list[dict[str, Any]] = [
-        {"i": place, "id": event_id, "reason": "unknown_key"} for place, event_id in intake.unknown.items()
+    items = intake.items
+    ids = [item.event_id for item in items if not item.refused]
+    whole = len(ids) == len(items) and not intake.unknown
+    if whole and len(ids) == 1:
+        return ONE_ACCEPTED
+    named = list(filter(None, ids))
+    rejected = [] if whole else _rejected(intake)
+    return _encode({"accepted": len(ids), "rejected": rejected, "duplicate": len(named) - len(set(named))})
+
+
+def _rejected(intake: Intake) -> list[dict[str, Any]]:
+    unknown = intake.unknown
+    if unknown:
+        REJECTED.labels("unknown_key").inc(len(unknown))
+    places = (place for place in count() if place not in unknown)
+    refused = [
+        {"i": place, "id": item.event_id, "reason": item.refused}
+        for item, place in zip(intake.items, places, strict=False)
+        if item.refused
     ]
-    accepted = 0
-    ids: list[str] = []
-    place = -1
-    for item in intake.items:
-        place += 1
-        while place in intake.unknown:
-            place += 1
-        if item.refused:
-            rejected.append({"i": place, "id": item.event_id, "reason": item.refused})
-        else:
-            accepted += 1
-            if item.event_id:
-                ids.append(item.event_id)
-    rejected.sort(key=lambda one: one["i"])
-    REJECTED.labels("unknown_key").inc(len(intake.unknown))
-    return _encode({"accepted": accepted, "rejected": rejected, "duplicate": len(ids) - len(set(ids))})
+    strangers = [{"i": place, "id": event_id, "reason": "unknown_key"} for place, event_id in unknown.items()]
+    return sorted([*strangers, *refused], key=lambda one: one["i"])
 
 
-def _has_body(headers: Any) -> bool:
-    """True where a request's headers announce a body."""
-    return (headers.get("content-length") or "0") != "0" or "transfer-encoding" in headers
+ONE_ACCEPTED = b'{"accepted":1,"rejected":[],"duplicate":0}'
 
 
 @lru_cache(maxsize=512)

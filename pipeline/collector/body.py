@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.collector.request import Refusal
+from pipeline.http.message import Refusal
 
 GZIP_MAGIC = b"\x1f\x8b"
 ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip"})
@@ -53,6 +53,8 @@ def has_damage(body: bytes) -> bool:
             body.decode("utf-8")
         except UnicodeDecodeError:
             return True
+    if b"\\" not in body:  # found ten times faster than what comes after it
+        return False
     return (b"\\ud" in body or b"\\uD" in body) and _LONE_SURROGATE.search(body) is not None
 
 

@@ -47,22 +47,21 @@ class Sink(Protocol):
 
 
 class Landing:
-    """A request's wait for its blocks: one future, however many blocks and events.
+    """A request's wait for its blocks: one call, however many blocks and events."""
 
-    It is its own future, so that a cancelled request takes no other one's with it.
-    """
+    __slots__ = ("_done", "_missing")
 
-    __slots__ = ("_missing", "future")
-
-    def __init__(self, future: asyncio.Future[bool], missing: int) -> None:
-        self.future = future
+    def __init__(self, done: Callable[[bool], None], missing: int) -> None:
+        """done: called once, with True once all blocks landed, with False once one did not."""
+        self._done: Callable[[bool], None] | None = done
         self._missing = missing
 
     def tell(self, landed: bool) -> None:
-        """Take the word on one of the blocks: the future is True once all landed, False once one did not."""
+        """Take the word on one of the blocks."""
         self._missing -= 1
-        if not self.future.done() and (not landed or self._missing == 0):
-            self.future.set_result(landed)
+        if self._done is not None and (not landed or self._missing == 0):
+            done, self._done = self._done, None
+            done(landed)
 
 
 Ticket = PendingBlock[Landing]
@@ -154,14 +153,20 @@ class BlockWriter:
             self._flush_timer = self._loop.call_later(self._settings.flush_ms / 1_000, self._flush_due)
         return ticket
 
-    async def landed(self, tickets: set[Ticket]) -> bool:
-        """Wait for the broker's word: True once it has every block, False where one was given up."""
+    def when_landed(self, tickets: set[Ticket], done: Callable[[bool], None]) -> None:
+        """Call done(True) once the broker has every block, done(False) where one was given up."""
         if not tickets:
-            return True
-        landing = Landing(self._loop.create_future(), len(tickets))
+            done(True)
+        landing = Landing(done, len(tickets))
         for ticket in tickets:
             ticket.waiters.append(landing)
-        return await landing.future
+
+    async def landed(self, tickets: set[Ticket]) -> bool:
+        """Wait for the broker's word: True once it has every block, False where one was given up."""
+        future: asyncio.Future[bool] = self._loop.create_future()
+        # a cancelled wait has a future that is done
+        self.when_landed(tickets, lambda landed: None if future.done() else future.set_result(landed))
+        return await future
 
     async def close(self, timeout_s: float) -> bool:
         """Send what is left and wait for it. False where the broker did not take it all in time."""

@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http.cookies import SimpleCookie
 
 from pipeline.core.ids import usable_id
@@ -24,9 +24,10 @@ class WriteKeys:
         return site if hmac.compare_digest(known, given) and known else ""
 
 
-def refuses_tracking(header: Callable[[str], str]) -> bool:
+def refuses_tracking(headers: Mapping[str, str]) -> bool:
     """True where the visitor asked not to be followed: DNT: 1, Sec-GPC: 1 or Snowplow's SP-Anonymous."""
-    return header("dnt") == "1" or header("sec-gpc") == "1" or header("sp-anonymous") != ""
+    get = headers.get
+    return get("dnt") == "1" or get("sec-gpc") == "1" or bool(get("sp-anonymous"))
 
 
 def cookie_id(cookie: str, name: str) -> str:
@@ -83,8 +84,3 @@ def _is_trusted(address: str, trusted: tuple[IpNetwork, ...]) -> bool:
     except ValueError:
         return False
     return any(parsed in network for network in trusted)
-
-
-def peer_address(client: str) -> str:
-    """Return the address in `address:port` or `[address]:port`."""
-    return client.rpartition(":")[0].strip("[]")

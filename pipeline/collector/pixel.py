@@ -9,11 +9,12 @@ import msgspec
 
 from pipeline.collector.items import PIXEL_IDENTITY, refuse, without_identity
 from pipeline.collector.query import read_query
-from pipeline.collector.request import Intake, Item, Refusal, Request, Rules
+from pipeline.collector.request import Intake, Item, Request, Rules
 from pipeline.core.adapt import PIXEL_FIELDS
 from pipeline.core.event_time import time_ms
 from pipeline.core.ids import usable_id
 from pipeline.core.mask import mask
+from pipeline.http.message import Refusal
 from schemas.event import Context, DropReason, Protocol
 
 # 1 x 1, transparent, 43 bytes

@@ -1,4 +1,4 @@
-"""What the endpoints share: a request as the protocols see it, what they make of it, and how a whole one is refused."""
+"""What the endpoints share: a request as the protocols see it, and what they make of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,21 +7,6 @@ from msgspec import Struct
 
 from pipeline.collector.identity import WriteKeys
 from schemas.event import Context
-
-
-class Refusal(Exception):
-    """A whole request is refused, nothing of it is stored.
-
-    status: HTTP status. code: one word for metrics and the answer. detail: what was wrong and what was expected.
-    retry_after_s: when to come again; 0 = what the status means by itself.
-    """
-
-    def __init__(self, status: int, code: str, detail: str, retry_after_s: int = 0) -> None:
-        super().__init__(detail)
-        self.retry_after_s = retry_after_s
-        self.status = status
-        self.code = code
-        self.detail = detail
 
 
 class Item(Struct, gc=False, array_like=True):

@@ -14,13 +14,15 @@ from msgspec import Struct
 from pipeline.collector.body import NotFinite, decode, encode_mended, has_damage, mend, strip_bom
 from pipeline.collector.identity import WriteKeys
 from pipeline.collector.items import refuse, without_identity
-from pipeline.collector.request import Intake, Item, Refusal, Request, Rules
+from pipeline.collector.request import Intake, Item, Request, Rules
 from pipeline.core.event_time import time_ms
 from pipeline.core.ids import usable_id
 from pipeline.core.mask import mask
+from pipeline.http.message import Refusal
 from schemas.event import Context, DropReason, Protocol
 
 Id = str | int | float | None
+OBJECT = ord("{")
 
 SHORT_KINDS = {
     "i": "identify", "t": "track", "p": "page", "s": "screen", "g": "group", "a": "alias", "m": "batch", "b": "batch",
@@ -179,7 +181,7 @@ def _read_items(
     cookie = request.cookie if request.header("origin") else ""  # a browser's; a server's batch is of many visitors
     items: list[Item] = []
     for place, raw in enumerate(raws):
-        if raw[:1] != b"{":
+        if raw[0] != OBJECT:
             items.append(refuse(context, DropReason.NOT_AN_OBJECT, raw, rules.event_bytes_max))
         elif place in broken:
             items.append(refuse(context, DropReason.BAD_TYPE, raw, rules.event_bytes_max))

@@ -13,10 +13,11 @@ from msgspec import Struct
 from pipeline.collector.body import decode, encode_mended, has_damage, mend, strip_bom
 from pipeline.collector.items import SNOWPLOW_IDENTITY, refuse, without_identity
 from pipeline.collector.query import read_query
-from pipeline.collector.request import Intake, Item, Refusal, Request, Rules
+from pipeline.collector.request import Intake, Item, Request, Rules
 from pipeline.core.event_time import time_ms
 from pipeline.core.ids import usable_id
 from pipeline.core.mask import mask
+from pipeline.http.message import Refusal
 from schemas.event import Context, DropReason, Protocol
 
 BASE64_FIELDS = (("ue_px", "ue_pr"), ("cx", "co"))

@@ -4,11 +4,10 @@ import asyncio
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
-from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
@@ -20,7 +19,7 @@ from pipeline.delivery.explain import Archive, explain, of_model, of_profile
 from pipeline.delivery.guard import HEADERS_MAX, Guard
 from pipeline.delivery.log import News, Pen, Sender
 from pipeline.delivery.memory import Memory
-from pipeline.delivery.pages import PAGES, page
+from pipeline.delivery.pages import HEADERS, PAGES, content, page
 from pipeline.delivery.problems import SAFE_HEADERS, Problem, away, render
 from pipeline.delivery.reports import Source, read_query, run_query
 from pipeline.delivery.routes import ROUTES, Route, document
@@ -28,6 +27,8 @@ from pipeline.delivery.web import Answer, Endpoint, Request, Router, redirect
 from pipeline.edge import metrics
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.errors import HeraldError
+from pipeline.http import message as http
+from pipeline.http.message import Head, Receiver, Refusal, Reply
 from pipeline.settings import Settings
 from schemas.event import EventType
 
@@ -53,10 +54,11 @@ class Delivery:
         self.is_stopping = False
         self._key = signing_key
         self._document = msgspec.json.encode(document())
+        self._index = content("index.html")
 
-    async def decide(self, request: Request) -> Answer:
+    def decide(self, request: Request) -> Answer:
         """Choose among actions for a visitor."""
-        body = await self.guard.read(request, DecisionRequest)
+        body = self.guard.read(request, DecisionRequest)
         started_s = monotonic_s()
         answer = self.desk.decide(self.desk.read(body, self.guard.refuses_tracking(request)), now_ms())
         found = _json(answer)
@@ -77,7 +79,7 @@ class Delivery:
     async def reward(self, request: Request) -> Answer:
         """Take a reward by name; 200 once the broker has it."""
         decision_id = _decision_id(request)
-        reward = await self.guard.read(request, RewardRequest)
+        reward = self.guard.read(request, RewardRequest)
         known = self.pen.recent(decision_id)
         said = f"{decision_id}:{reward.action_id}:reward:{reward.value!r}"
         news = News(
@@ -94,7 +96,7 @@ class Delivery:
             raise away("the log did not confirm the reward in time")
         return _json(RewardAnswer(event_id=news.event_id))
 
-    async def profile(self, request: Request) -> Answer:
+    def profile(self, request: Request) -> Answer:
         """Return what is known of a visitor."""
         visitor = request.params["visitor"]
         missing = self.memory.degraded(visitor, now_ms())
@@ -105,7 +107,7 @@ class Delivery:
             raise Problem(404, "not_found", "no profile of this visitor")
         return _json(of_profile(visitor, found, [name for name in missing if name.startswith("profiles")]))
 
-    async def model(self, request: Request) -> Answer:
+    def model(self, request: Request) -> Answer:
         """Return what a placement has learnt."""
         placement = request.params["placement"]
         missing = [name for name in self.memory.degraded("", now_ms()) if name.startswith("models")]
@@ -144,11 +146,11 @@ class Delivery:
         link = found.link if isinstance(found, Expired) else found
         return redirect(302, link.target, [("cache-control", "no-store"), ("x-robots-tag", "noindex")])
 
-    async def health(self, request: Request) -> Answer:
+    def health(self, request: Request) -> Answer:
         """200 while the process lives."""
         return Answer(200, b'{"status":"ok"}', headers=SAFE_HEADERS)
 
-    async def ready(self, request: Request) -> Answer:
+    def ready(self, request: Request) -> Answer:
         """200 once profiles and models are read and the log can be written."""
         missing = [] if self.memory.is_loaded else ["profiles and models are still being read"]
         missing += [] if self.pen.is_available else ["the log cannot be written"]
@@ -157,17 +159,17 @@ class Delivery:
             raise away("; ".join(missing))
         return Answer(200, b'{"status":"ready"}', headers=SAFE_HEADERS)
 
-    async def metrics(self, request: Request) -> Answer:
+    def metrics(self, request: Request) -> Answer:
         """Prometheus."""
         return Answer(200, generate_latest(metrics.REGISTRY), CONTENT_TYPE_LATEST, SAFE_HEADERS)
 
-    async def openapi(self, request: Request) -> Answer:
+    def openapi(self, request: Request) -> Answer:
         """The OpenAPI document."""
         return Answer(200, self._document, headers=SAFE_HEADERS)
 
-    async def docs(self, request: Request) -> Answer:
+    def docs(self, request: Request) -> Answer:
         """The OpenAPI document, for people."""
-        return await page("index.html", PAGES["index.html"])(request)
+        return Answer(200, self._index, PAGES["index.html"], HEADERS)
 
     def _link(self, request: Request, kind: LinkKind) -> Link | Expired:
         found = unseal(request.params["token"], self._key, kind, now_ms())
@@ -204,58 +206,99 @@ class Delivery:
 
 
 class Front:
-    """The RSGI application: finds the endpoint, lets it answer, counts the answer. Nothing that it meets ends it."""
+    """Finds the endpoint of a request, lets it answer, counts the answer. Nothing that it meets ends it."""
 
-    def __init__(self, delivery: Delivery) -> None:
-        """delivery: what answers."""
+    def __init__(self, delivery: Delivery, held_bytes_max: int) -> None:
+        """delivery: what answers. held_bytes_max: of bodies being read."""
         self._guard = delivery.guard
+        self._held_bytes_max = held_bytes_max
+        self._waiting: set[asyncio.Task[None]] = set()
         self._router = Router()
         for route in ROUTES:
             self._router.add(route.method, route.path, (route, getattr(delivery, route.name)))
         for name, media in PAGES.items():
             self._router.add("GET", f"/docs/{name}", (_PAGE, page(name, media)))
 
-    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
-        """Answer one request.
-
-        What is left of a body when the answer goes out is read by nobody: the connection ends with the answer, else the
-        server would hold it for as long as the client likes, and the client's next request would be lost with it.
-        """
-        if scope.proto != "http":
-            return
-        request = Request(scope, protocol)
+    def begin(self, head: Head) -> http.Answer | Receiver:
+        """Answer what needs no body, or return what takes it."""
+        request = Request(head)
         methods, request.params = self._router.find(request.path)
         route, endpoint = methods.get(request.method, (_UNKNOWN, None))
         try:
-            answer = await self._answer(request, route, endpoint, methods)
+            return self._admitted(head, request, route, endpoint, methods)
         except Problem as problem:
-            answer = render(problem)
-        except ProtocolClosed:
-            _requests(route.name, 400).inc()  # in the middle of its own body: nobody is left to be answered
-            return
-        except Exception:
-            log.critical("%s %s failed", request.method, route.name, exc_info=True)
-            answer = render(Problem(500, "internal", "a fault of ours; it is in our log"))
-        _requests(route.name, answer.status).inc()
-        headers = [*answer.headers, ("content-type", answer.kind)] if answer.kind else [*answer.headers]
-        if not request.is_read and (answer.status == 431 or request.has_body()):
-            headers.append(("connection", "close"))
-        protocol.response_bytes(answer.status, headers, answer.body)
+            return _done(render(problem), route)
 
-    async def _answer(
-        self, request: Request, route: Route, endpoint: Endpoint | None, methods: Mapping[str, object]
-    ) -> Answer:
-        lines = len(request.headers.items())
-        if lines > HEADERS_MAX:
-            raise Problem(431, "too_many_headers", f"{lines} headers, expected at most {HEADERS_MAX}")
+    def refuse(self, head: Head | None, refusal: Refusal) -> http.Answer:
+        """Return the answer for what the server refuses: too large, too slow, no HTTP."""
+        again_s = 1 if refusal.status == 503 else 0
+        problem = Problem(refusal.status, refusal.code, refusal.detail, retry_after_s=again_s)
+        return _done(render(problem), self._route(head))
+
+    def gone(self, head: Head) -> None:
+        """Count a client that left in the middle of its own body: nobody is left to be answered."""
+        _requests(self._route(head).name, 400).inc()
+
+    def _route(self, head: Head | None) -> Route:
+        if head is None:
+            return _UNKNOWN
+        methods, _ = self._router.find(head.path.rstrip("/") or "/")
+        route: Route = methods.get(head.method, (_UNKNOWN, None))[0]
+        return route
+
+    def has_room(self, body_bytes: int) -> bool:
+        """True where so many bytes of bodies may be held."""
+        return body_bytes <= self._held_bytes_max
+
+    def _admitted(
+        self, head: Head, request: Request, route: Route, endpoint: Endpoint | None, methods: Mapping[str, object]
+    ) -> http.Answer | Receiver:
+        """As `begin`. Raises Problem."""
+        if head.lines > HEADERS_MAX:
+            raise Problem(431, "too_many_headers", f"{head.lines} headers, expected at most {HEADERS_MAX}")
         if endpoint is None and not methods:
             raise Problem(404, "not_found", "no such address; /docs lists them all")
         if endpoint is None:
             allowed = ", ".join(methods)
-            return render(Problem(405, "method", f"expected {allowed}"), {"allow": allowed})
+            return _done(render(Problem(405, "method", f"expected {allowed}"), {"allow": allowed}), route)
         if route.needs_key:
             self._guard.admit(request)
-        return await endpoint(request)
+        return functools.partial(self._serve, request, route, endpoint)
+
+    def _serve(self, request: Request, route: Route, endpoint: Endpoint, body: bytes, reply: Reply) -> None:
+        """Answer one request: a decision at once, others when what they wait for has come."""
+        request.body = body
+        try:
+            found = endpoint(request)
+        except Exception as error:  # noqa: BLE001 - a bug in one request must be seen, and must not end the others
+            found = _failed(error, request, route)
+        if isinstance(found, Answer):
+            reply(_done(found, route))
+        else:
+            task = asyncio.ensure_future(self._wait(found, request, route, reply))
+            self._waiting.add(task)
+            task.add_done_callback(self._waiting.discard)
+
+    async def _wait(self, found: Awaitable[Answer], request: Request, route: Route, reply: Reply) -> None:
+        try:
+            answer = await found
+        except Exception as error:  # noqa: BLE001
+            answer = _failed(error, request, route)
+        reply(_done(answer, route))
+
+
+def _failed(error: Exception, request: Request, route: Route) -> Answer:
+    if isinstance(error, Problem):
+        return render(error)
+    log.critical("%s %s failed", request.method, route.name, exc_info=error)
+    return render(Problem(500, "internal", "a fault of ours; it is in our log"))
+
+
+def _done(answer: Answer, route: Route) -> http.Answer:
+    """Count an answer, and make it the server's."""
+    _requests(route.name, answer.status).inc()
+    kind = (("content-type", answer.kind),) if answer.kind else ()
+    return http.Answer(answer.status, (*answer.headers, *kind), answer.body)
 
 
 def _decision_id(request: Request) -> str:

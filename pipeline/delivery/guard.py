@@ -8,8 +8,6 @@ from typing import Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pipeline.collector.identity import client_ip, read_networks, refuses_tracking
-from pipeline.collector.reading import BodyReader
-from pipeline.collector.request import Refusal
 from pipeline.core.mask import truncate_ip
 from pipeline.delivery.log import Sender
 from pipeline.delivery.problems import Problem, invalid
@@ -18,7 +16,7 @@ from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 
 HEADER_CHARS_MAX: Final = 2_048
-HEADERS_MAX: Final = 64  # lines; more is 431. Granian itself takes 100, and HEADER_BYTES_MAX in all
+HEADERS_MAX: Final = 64  # lines; more is 431
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -39,10 +37,8 @@ class Guard:
     """Checks and reads requests."""
 
     def __init__(self, settings: Settings) -> None:
-        """See Settings: delivery_keys, body_bytes_max, buffer_bytes_max (of bodies being read), trusted_proxies."""
+        """See Settings: delivery_keys, trusted_proxies."""
         self._keys = [_digest(key.get_secret_value()) for key in settings.delivery_keys]
-        room = settings.buffer_bytes_max
-        self._reader = BodyReader(settings.body_bytes_max, lambda held_bytes: held_bytes <= room)
         self._proxies = read_networks(settings.trusted_proxies)
 
     def admit(self, request: Request) -> None:
@@ -60,8 +56,8 @@ class Guard:
                 401, "unauthorised", "expected a delivery key as `Authorization: Bearer …` or `X-Herald-Key: …`"
             )
 
-    async def read(self, request: Request, kind: type[M]) -> M:
-        """Return a request's JSON body as its model. Raises Problem 400, 408, 413, 415 or 503."""
+    def read(self, request: Request, kind: type[M]) -> M:
+        """Return a request's JSON body as its model. Raises Problem 400 or 415."""
         content_type = request.header("content-type").partition(";")[0].strip().lower() or "application/json"
         if content_type != "application/json" and not content_type.endswith("+json"):
             raise Problem(415, "media_type", f"content-type: {content_type[:80]!r}, expected application/json")
@@ -69,22 +65,17 @@ class Guard:
         if encoding not in ("", "identity"):
             raise Problem(415, "encoding", f"content-encoding: {encoding[:80]!r}, expected none")
         try:
-            body = await request.body(self._reader)
-        except Refusal as refusal:
-            again_s = 1 if refusal.status == 503 else 0
-            raise Problem(refusal.status, refusal.code, refusal.detail, retry_after_s=again_s) from None
-        try:
-            return kind.model_validate_json(body)
+            return kind.model_validate_json(request.body)
         except ValidationError as error:
             raise invalid(400, error, "request body") from None
 
     def refuses_tracking(self, request: Request) -> bool:
         """True where the request came with DNT: 1 or Sec-GPC: 1."""
-        return refuses_tracking(request.header)
+        return refuses_tracking(request.headers)
 
     def browser(self, request: Request, site: str) -> Sender:
         """Return who follows a signed address: the network cut, the user agent as it is (the pen masks it)."""
-        address = client_ip(request.peer(), request.header("x-forwarded-for"), self._proxies)
+        address = client_ip(request.client, request.header("x-forwarded-for"), self._proxies)
         agent = request.header("user-agent")[:HEADER_CHARS_MAX]
         agent = agent.encode("utf-8", "replace").decode()
         no_consent = self.refuses_tracking(request)

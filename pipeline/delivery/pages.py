@@ -14,11 +14,16 @@ HEADERS: Final = (
 )
 
 
+def content(name: str) -> bytes:
+    """Return one of our files, in pipeline/data/docs."""
+    return files("pipeline").joinpath("data", "docs", name).read_bytes()
+
+
 def page(name: str, media: str) -> Endpoint:
     """Return the endpoint that serves one of our files. name: in pipeline/data/docs. media: its type."""
-    body = files("pipeline").joinpath("data", "docs", name).read_bytes()
+    body = content(name)
 
-    async def answer(request: Request) -> Answer:
+    def answer(request: Request) -> Answer:
         return Answer(200, body, media, HEADERS)
 
     return answer

@@ -13,9 +13,6 @@ import threading
 from typing import Any, Final
 
 import uvloop
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.server.embed import Server
 
 from pipeline.collector.buffer import BlockWriter
 from pipeline.delivery.app import Delivery, Front
@@ -28,15 +25,13 @@ from pipeline.edge.follow import Follower
 from pipeline.edge.heap import settle
 from pipeline.edge.listen import need_free
 from pipeline.edge.secret import key_of
+from pipeline.http.connection import Limits
+from pipeline.http.server import Server
 from pipeline.settings import Settings
 from schemas.topics import MODELS, PROFILES
 
 log = logging.getLogger(__name__)
 
-HEADER_BYTES_MAX: Final = 16_384
-HEADER_TIMEOUT_MS: Final = 10_000
-BACKLOG: Final = 1_024
-REQUESTS_MAX: Final = 1_024
 DRAIN_S: Final = 15.0
 WAREHOUSE_TIMEOUT_S: Final = 10.0
 LOOK_S: Final = 0.2
@@ -44,21 +39,6 @@ FLUSH_MS: Final = 20
 """Nobody waits for a decision's record, and each block costs every stage after us as much as hundreds of events."""
 SWITCH_S: Final = 0.0005
 """How long a thread may keep Python to itself: the default of 5 ms is all that a decision is allowed to take."""
-
-
-def _server(app: Any, settings: Settings) -> Server:
-    return Server(
-        app,
-        address=settings.host,
-        port=settings.delivery_port,
-        interface=Interfaces.RSGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=BACKLOG,
-        backpressure=REQUESTS_MAX,
-        log_enabled=False,
-        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=HEADER_BYTES_MAX),
-    )
 
 
 async def serve(settings: Settings) -> int:
@@ -76,19 +56,19 @@ async def serve(settings: Settings) -> int:
     pen = Pen(writer, settings.partitions, settings.decisions_kept_max, mask_key)
     warehouse = Warehouse.from_url(settings.warehouse_url, WAREHOUSE_TIMEOUT_S)
     delivery = Delivery(settings, memory, pen, warehouse, signing_key)
-    server = _server(Front(delivery), settings)
+    server = Server(Front(delivery, settings.buffer_bytes_max), Limits(settings.body_bytes_max))
     stopping, broken = asyncio.Event(), asyncio.Event()
     _watch(loop, stopping, broken)
     writer.start()
     follower.start()
-    serving = loop.create_task(server.serve())
+    await server.start(settings.host, settings.delivery_port)
     waiting: list[asyncio.Task[object]] = [loop.create_task(event.wait()) for event in (stopping, broken)]
     waiting.append(loop.create_task(_settle_when_loaded(memory, stopping)))
+    ends: set[asyncio.Future[Any]] = {writer.refused, *waiting}
     log.info("delivery on http://%s:%s", settings.host, settings.delivery_port)
-    await asyncio.wait({serving, writer.refused, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     delivery.is_stopping = True
-    server.stop()  # type: ignore[no-untyped-call]
-    await serving  # raises what stopped it, if nobody asked it to
+    await server.stop(DRAIN_S)
     for task in waiting:
         task.cancel()
     landed = await writer.close(min(DRAIN_S, settings.ack_timeout_ms / 1_000))

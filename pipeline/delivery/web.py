@@ -1,16 +1,11 @@
-"""HTTP as delivery's endpoints see it: a request, an answer, and which endpoint an address belongs to.
-
-An RSGI application (Granian), like the collector: an answer is one call and waits for nothing, and nothing stands
-between the server and the endpoint. At a thousand decisions a second that was a fifth of what a decision cost.
-"""
+"""HTTP as delivery's endpoints see it: a request, an answer, and which endpoint an address belongs to."""
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, quote
 
-from pipeline.collector.identity import peer_address
-from pipeline.collector.reading import BodyReader
+from pipeline.http.message import Head
 
 TARGET_CHARS: Final = ":/%#?=@[]!$&'()*+,;"
 """Characters of an address that stand for themselves in a Location header, beside letters and digits."""
@@ -28,43 +23,26 @@ class Answer(NamedTuple):
 class Request:
     """One request. path: percent-decoded, without a slash at its end. params: what the route's pattern found in it."""
 
-    __slots__ = ("_protocol", "_query", "client", "headers", "is_read", "method", "params", "path")
+    __slots__ = ("_query", "body", "client", "header", "headers", "method", "params", "path")
 
-    def __init__(self, scope: Any, protocol: Any) -> None:
-        """scope, protocol: Granian's."""
-        self.method: str = scope.method
-        self.path: str = scope.path.rstrip("/") or "/"
-        self.headers = scope.headers
-        self.client: str = scope.client
+    def __init__(self, head: Head) -> None:
+        """head: the body follows."""
+        self.method = head.method
+        self.path = head.path.rstrip("/") or "/"
+        self.headers = head.headers
+        self.header = head.header
+        self.client = head.client
         self.params: dict[str, str] = {}
-        self.is_read = False
-        self._query: str = scope.query_string
-        self._protocol = protocol
-
-    def header(self, name: str) -> str:
-        """Return a header by its lower-case name, "" where it is absent; the first where it is repeated."""
-        return self.headers.get(name) or ""
-
-    def peer(self) -> str:
-        """Return the address that the connection came from."""
-        return peer_address(self.client)
+        self.body = b""
+        self._query = head.query
 
     def query(self) -> list[tuple[str, str]]:
         """Return names and values of the query string, in its order."""
         return parse_qsl(self._query, keep_blank_values=True)
 
-    def has_body(self) -> bool:
-        """True where the headers announce a body."""
-        return self.header("content-length") not in ("", "0") or "transfer-encoding" in self.headers
 
-    async def body(self, reader: BodyReader) -> bytes:
-        """Return the body. Raises Refusal as `BodyReader.read` does, ProtocolClosed where the client is gone."""
-        found = await reader.read(self.headers, self._protocol)
-        self.is_read = True
-        return found
-
-
-Endpoint = Callable[[Request], Awaitable[Answer]]
+Endpoint = Callable[[Request], Answer | Awaitable[Answer]]
+"""Answers at once, or waits for the log, the warehouse or a file."""
 
 
 def redirect(status: int, target: str, headers: Sequence[tuple[str, str]]) -> Answer:

@@ -8,8 +8,7 @@ from pipeline.errors import SettingsError
 def need_free(host: str, port: int, setting: str) -> None:
     """Raise SettingsError where something listens on the port already. setting: that names the port.
 
-    Granian binds with SO_REUSEPORT: a second server would start without a word, and the kernel would give it half of
-    the connections. A plain bind is refused while any other process holds the port, whichever way it was bound.
+    Asked before anything is started, so that who starts it reads the setting's name first.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

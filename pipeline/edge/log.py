@@ -49,7 +49,7 @@ def set_up(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextLines() if sys.stderr.isatty() else JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for noisy in ("faust", "mode", "aiokafka", "_granian", "granian", "asyncio"):
+    for noisy in ("faust", "mode", "aiokafka", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     # These tell of every attempt to connect, with a traceback; what it means for us we say ourselves.
     for chatty in ("kafka", "clickhouse_driver.connection"):

@@ -17,7 +17,17 @@ from tests.bench.floor import Floor
 from tests.bench.plan import PARTS, Found
 from tests.bench.processes import cores
 
-PACKAGES = ("faust-streaming", "aiokafka", "kafka-python", "msgspec", "pydantic", "river", "granian", "chdb", "herald")
+PACKAGES = (
+    "faust-streaming",
+    "aiokafka",
+    "kafka-python",
+    "msgspec",
+    "pydantic",
+    "river",
+    "httptools",
+    "chdb",
+    "herald",
+)
 
 
 def show(found: Found, console: Console, size: str) -> None:

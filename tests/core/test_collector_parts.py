@@ -18,8 +18,9 @@ from pipeline.collector.gather import EVENT_OVERHEAD_BYTES, EVENTS_PER_MS, QUIET
 from pipeline.collector.identity import WriteKeys, client_ip, cookie_id, read_networks, set_cookie
 from pipeline.collector.items import without_identity
 from pipeline.collector.query import read_query, unquote_fast
-from pipeline.collector.request import Intake, Item, Refusal, Request, Rules
+from pipeline.collector.request import Intake, Item, Request, Rules
 from pipeline.core.ids import usable_id
+from pipeline.http.message import Refusal
 from schemas.event import Context, Protocol
 
 RULES = GatherRules(flush_ms=5, block_bytes_max=10_000, block_events_max=4, tick_ms=1_000)

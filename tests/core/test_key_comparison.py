@@ -10,6 +10,7 @@ from pipeline.collector.identity import WriteKeys
 from pipeline.delivery.guard import Guard
 from pipeline.delivery.problems import Problem
 from pipeline.delivery.web import Request
+from pipeline.http.message import Head
 from pipeline.settings import Settings
 
 RIGHT = "k3y-of-the-shop"
@@ -80,7 +81,8 @@ class Asking(Request):
     """A request whose X-Herald-Key is watched."""
 
     def __init__(self, key: str) -> None:
-        self.headers = {"x-herald-key": Watched(key)}
+        headers: dict[str, str] = {"x-herald-key": Watched(key)}
+        super().__init__(Head("GET", "/", headers, 1, ""))
 
 
 @pytest.mark.parametrize("guess", [guess for guess in GUESSES if guess])

@@ -24,6 +24,9 @@ EVERY_COLLECTOR = frozenset().union(*OF_COLLECTOR.values()) | {204}
 EVERY_DELIVERY = frozenset({404, 405, 431}).union(*({route.status, *route.problems} for route in DELIVERY_ROUTES)) - {
     503
 }
+UNKNOWN_METHODS = frozenset({"get", "X" * 30})
+"""No methods of HTTP: the parser refuses them before it knows what is asked for."""
+BODY_BYTES = 1_000_000
 
 
 @dataclass
@@ -42,11 +45,14 @@ class Shot:
         """The documented answers: those of its route, or of any where the address or the wire was spoilt."""
         if self.wire:  # HTTP itself may be wrong: the server's own 400, and none at all
             return (EVERY_COLLECTOR if self.side == COLLECTOR else EVERY_DELIVERY) | {0, 400, 501, 505}
+        if self.method in UNKNOWN_METHODS:
+            return frozenset({400})
         path = self.target.partition("?")[0]
         if self.side == DELIVERY:
             return EVERY_DELIVERY
         route = next((one for one in COLLECTOR_ROUTES if one.path == path.rstrip("/")), None)
         found = OF_COLLECTOR[route.handler] if route is not None else EVERY_COLLECTOR
+        found |= {413, 422} if len(self.body) > BODY_BYTES else frozenset()  # too large, whoever asked for none
         return found | {204} if self.method == "OPTIONS" else found
 
     def payload(self) -> bytes:

@@ -3,10 +3,10 @@
 import base64
 import random
 
-from tests.fuzz.shots import Shot
+from tests.fuzz.shots import UNKNOWN_METHODS, Shot
 from tests.fuzz.values import pack
 
-METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "get", "X" * 30)
+METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "PROPFIND", *sorted(UNKNOWN_METHODS))
 SMUGGLED = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 HEADERS: dict[str, list[str]] = {
     "Authorization": ["Basic !!!", "Bearer x", "Basic", "basic " + "A" * 5_000, "\xff"],

@@ -93,7 +93,7 @@ def test_a_body_in_chunks_is_read_and_capped(alone: Service) -> None:
 
 
 def test_slow_clients_are_shown_out_and_others_are_not_held_up(alone: Service) -> None:
-    """A body that stands still: 408. Headers that never end: closed. Decisions go on meanwhile."""
+    """A body or headers that stand still: 408. Decisions go on meanwhile."""
     answers: list[bytes] = []
 
     def slow(payload: bytes) -> None:
@@ -114,7 +114,7 @@ def test_slow_clients_are_shown_out_and_others_are_not_held_up(alone: Service) -
         decided += 1
         time.sleep(0.05)
     assert decided > 10
-    assert sorted(answer[9:12] for answer in answers) == [b""] * 10 + [b"408"] * 20
+    assert sorted(answer[9:12] for answer in answers) == [b"408"] * 30
 
 
 def test_an_address_whose_time_is_over_is_answered_counted_and_not_logged(alone: Service) -> None:

@@ -1,0 +1,368 @@
+"""One HTTP/1.1 connection: bytes become requests, answers leave in the order of the requests.
+
+Parsing is httptools' (llhttp, strict). Beside it stand only the bounds: a head or a body that is too large, too slow or
+malformed is answered and the connection ended; so is one whose client does not read its answers.
+"""
+
+import asyncio
+import logging
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final, Protocol
+
+import httptools
+
+from pipeline.http.message import Answer, Application, Head, Receiver, Refusal, has_body, render
+
+log = logging.getLogger(__name__)
+
+OPEN_MAX: Final = 32
+"""Requests of one connection that wait for their answers; no more are read until there are fewer."""
+OVERHEAD_BYTES: Final = 65_536
+OVERHEAD_FACTOR: Final = 16
+"""What chunk sizes, extensions and trailers may add to a body: so much, and so many times what it holds."""
+ENDING: Final = frozenset({431})
+"""Whoever sends such a head sends the next one, too."""
+LINGER_BYTES_MAX: Final = 16_777_216
+
+_NAMES: Final = {
+    spelt.encode(): name
+    for name in (
+        "host", "user-agent", "accept", "accept-encoding", "accept-language", "connection", "content-type", "referer",
+        "content-length", "content-encoding", "origin", "cookie", "authorization", "x-write-key", "x-forwarded-for",
+        "x-forwarded-proto", "x-herald-key", "dnt", "sec-gpc", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest",
+    )
+    for spelt in (name, name.title())
+}  # fmt: skip
+"""The usual names as they are mostly spelt: a look-up costs less than making them anew for each request."""
+
+_RAW_BYTES = re.compile(rb"[\x80-\xff]")
+_CLOSE: Final = b"connection: close\r\n"
+_KEEP: Final = b"connection: keep-alive\r\n"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of size and time. idle_s: between two requests. linger_s: unread bytes of a refused body are taken."""
+
+    body_bytes_max: int
+    head_bytes_max: int = 16_384
+    head_s: float = 10.0
+    body_s: float = 10.0
+    idle_s: float = 75.0
+    unread_s: float = 10.0
+    linger_s: float = 2.0
+    connections_max: int = 8_192
+
+
+class Place(Enum):
+    """Where a connection is: between two requests, in a head, in a body, or only taking what nobody reads."""
+
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    LINGER = auto()
+
+
+class Home(Protocol):
+    """What a connection needs of its server. now_s and date are a second old at most."""
+
+    app: Application
+    limits: Limits
+    connections: "set[Connection]"
+    now_s: float
+    date: bytes
+    held_bytes: int
+    is_stopping: bool
+
+
+class Exchange:
+    """One request and the place of its answer."""
+
+    __slots__ = ("connection", "data", "is_head", "is_last", "is_old")
+
+    def __init__(self, connection: "Connection", is_last: bool, is_old: bool, is_head: bool) -> None:
+        """is_last: the connection ends with it. is_old: HTTP/1.0. is_head: the answer goes without its body."""
+        self.connection, self.is_last, self.is_old, self.is_head = connection, is_last, is_old, is_head
+        self.data = b""
+
+    def __call__(self, answer: Answer) -> None:
+        """Send the answer as soon as those before it are sent. Nothing happens once the client is gone."""
+        connection = self.connection
+        self.is_last |= connection.home.is_stopping
+        line = _CLOSE if self.is_last else _KEEP if self.is_old else b""
+        self.data = render(answer, connection.home.date, line, self.is_head)
+        connection.flush()
+
+
+class Connection(asyncio.Protocol):
+    """One connection; all of it belongs to the event loop's thread."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._app, self._limits = home.app, home.limits
+        self._transport: Any = None
+        self._parser: Any = None
+        self._client = ""
+        self._place = Place.IDLE
+        self._since_s = home.now_s
+        self._unread_since_s = 0.0  # when the client stopped to read its answers; 0 while it does
+        self._open: deque[Exchange] = deque()
+        self._is_ending = False  # no further request is read
+        self._begin_head()
+
+    # --- what the event loop calls ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        """A client came."""
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self._client = peer[0] if isinstance(peer, tuple) else ""
+        self._parser = httptools.HttpRequestParser(self)
+        self.home.connections.add(self)
+        if len(self.home.connections) > self._limits.connections_max:
+            self._refuse(Refusal(503, "too_many_connections", "too many clients are connected: come again"))
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        if self._is_ending:
+            self._raw_bytes += len(data)
+            if self._raw_bytes > LINGER_BYTES_MAX:
+                self._transport.abort()
+            return
+        self._raw_bytes += len(data)
+        if self._place is Place.IDLE and not data.isascii():
+            data = _escaped(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # on_headers_complete has seen it: the request is answered, and nothing after it is read
+        except httptools.HttpParserCallbackError as error:
+            self._refuse_fault(error.__context__ or error)
+        except httptools.HttpParserError as error:
+            self._refuse(Refusal(400, "bad_http", f"not HTTP/1.1: {error}"[:200]))
+        if self._place is not Place.IDLE and not self._is_ending:
+            self._check_size()
+
+    def _check_size(self) -> None:
+        """Refuse what is too large while it is not whole: the parser itself has no bounds."""
+        if self._place is Place.HEAD and self._raw_bytes > self._limits.head_bytes_max:
+            self._refuse(self._head_too_large())
+        elif self._place is Place.BODY and self._raw_bytes > OVERHEAD_BYTES + OVERHEAD_FACTOR * self._size:
+            self._refuse(Refusal(400, "bad_http", "the chunks of the body hold hardly any of it"))
+
+    def eof_received(self) -> bool:
+        """The client will send no more; what it has asked is still answered."""
+        self._is_ending = True
+        if self._open:
+            self._open[-1].is_last = True
+            return True
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The connection is over."""
+        self.home.connections.discard(self)
+        self._is_ending = True
+        self._open.clear()
+        if self._place is Place.BODY and self._head is not None:
+            self._app.gone(self._head)
+        self._forget_body()
+
+    def pause_writing(self) -> None:
+        """The client does not read its answers: it is asked for nothing more until it does."""
+        self._unread_since_s = self.home.now_s
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._unread_since_s = 0.0
+        self._transport.resume_reading()
+
+    # --- what the parser calls ----------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request was seen."""
+        self._begin_head()
+        self._place, self._since_s = Place.HEAD, self.home.now_s
+
+    def _begin_head(self) -> None:
+        self._head: Head | None = None
+        self._receiver: Receiver | None = None
+        self._url = b""
+        self._headers: dict[str, str] = {}
+        self._lines = 0
+        self._head_bytes = 0
+        self._raw_bytes = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, or after the body one trailer, which nobody reads."""
+        if self._head is None:
+            self._lines += 1
+            self._head_bytes += len(name) + len(value)
+            self._headers.setdefault(_NAMES.get(name) or name.lower().decode("latin-1"), str(value, "utf-8", "replace"))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        if self._is_ending:
+            return
+        parser = self._parser
+        method, target = parser.get_method().decode("latin-1"), self._url.decode("utf-8", "replace")
+        head = self._head = Head(method, target, self._headers, self._lines, self._client)
+        self._place, self._since_s = Place.BODY, self.home.now_s
+        if self._head_bytes + len(self._url) > self._limits.head_bytes_max:
+            self._refuse(self._head_too_large())
+            return
+        if parser.should_upgrade():
+            self._is_ending = True
+        refusal = self._refusal_of(head)
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        found = self._app.begin(head)
+        if not isinstance(found, Answer):
+            self._receiver = found
+            if head.headers.get("expect", "").lower() == "100-continue" and not self._open:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif has_body(head.headers) or found.status in ENDING:
+            self._end_with(found)
+        else:
+            self._receiver = lambda _, reply: reply(found)
+
+    def _refusal_of(self, head: Head) -> Refusal | None:
+        length = head.headers.get("content-length", "0")
+        if length != "0" and int(length) > self._limits.body_bytes_max:
+            return self._too_large()
+        return None
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if self._is_ending and self._receiver is None:
+            return
+        self._parts.append(body)
+        self._size += len(body)
+        self.home.held_bytes += len(body)
+        if self._size > self._limits.body_bytes_max:
+            self._refuse(self._too_large())
+        elif not self._app.has_room(self.home.held_bytes):
+            self._refuse(Refusal(503, "buffer_full", "too many bodies are being read: send again"))
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        receiver = self._receiver
+        if receiver is None:
+            return  # answered already
+        parser, parts = self._parser, self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._forget_body()
+        self._receiver, self._place, self._since_s = None, Place.IDLE, self.home.now_s
+        keeps = parser.should_keep_alive() and not self._is_ending
+        self._is_ending |= not keeps
+        head = self._head
+        assert head is not None, "a message is complete after its head"
+        exchange = Exchange(self, not keeps, parser.get_http_version() == "1.0", head.method == "HEAD")
+        self._open.append(exchange)
+        if len(self._open) == OPEN_MAX:
+            self._transport.pause_reading()
+        try:
+            receiver(body, exchange)
+        except Exception as error:
+            log.error("a request ended in a bug", exc_info=error)
+            exchange(self._app.refuse(head, Refusal(500, "bug", "the fault is ours: it has been logged")))
+
+    # --- answers and ends ---------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Send all answers that are next in order."""
+        waiting = self._open
+        was_full = len(waiting) >= OPEN_MAX
+        while waiting and waiting[0].data:
+            exchange = waiting.popleft()
+            self._transport.write(exchange.data)
+            if exchange.is_last:
+                self._end()
+                return
+        if was_full and len(waiting) < OPEN_MAX and not self._unread_since_s:
+            self._transport.resume_reading()
+
+    def _end(self) -> None:
+        """End the connection after what was written; what the client still sends is taken for a moment, and dropped.
+
+        Closed at once, unread bytes would make a reset of it, which can destroy the answer on its way.
+        """
+        self._is_ending = True
+        self._open.clear()
+        if self._place is Place.IDLE or self._transport.is_closing():
+            self._transport.close()
+            return
+        self._forget_body()
+        self._place, self._since_s, self._raw_bytes = Place.LINGER, self.home.now_s, 0
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _end_with(self, answer: Answer) -> None:
+        """Answer the request whose head or body is being read, and end the connection."""
+        self._is_ending, self._receiver = True, None
+        self._forget_body()
+        exchange = Exchange(self, True, False, self._head is not None and self._head.method == "HEAD")
+        self._open.append(exchange)
+        exchange(answer)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if not self._is_ending or self._receiver is not None:
+            self._end_with(self._app.refuse(self._head, refusal))
+
+    def _refuse_fault(self, error: BaseException) -> None:
+        log.error("a request ended in a bug", exc_info=error)
+        self._refuse(Refusal(500, "bug", "the fault is ours: it has been logged"))
+
+    def _forget_body(self) -> None:
+        self.home.held_bytes -= self._size
+        self._parts, self._size = [], 0
+
+    def _head_too_large(self) -> Refusal:
+        return Refusal(431, "head_too_large", f"the head is larger than {self._limits.head_bytes_max} bytes")
+
+    def _too_large(self) -> Refusal:
+        return Refusal(413, "too_large", f"the body is larger than {self._limits.body_bytes_max} bytes")
+
+    def look(self, now_s: float) -> None:
+        """End what takes too long. Called about once a second."""
+        limits, age_s = self._limits, now_s - self._since_s
+        if self._unread_since_s and now_s - self._unread_since_s > limits.unread_s:
+            self._transport.abort()
+        elif self._place is Place.LINGER:
+            if age_s > limits.linger_s:
+                self._transport.abort()
+        elif self._place is Place.HEAD and age_s > limits.head_s:
+            self._refuse(Refusal(408, "slow_head", f"the head was not complete after {limits.head_s:.0f} s"))
+        elif self._place is Place.BODY and age_s > limits.body_s:
+            self._refuse(Refusal(408, "slow_body", f"the body was not complete after {limits.body_s:.0f} s"))
+        elif self._place is Place.IDLE and not self._open and age_s > limits.idle_s:
+            self._transport.close()
+
+    def finish(self) -> None:
+        """End once all is answered: the server stops."""
+        if self._place is Place.IDLE and not self._open:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End at once."""
+        self._transport.abort()
+
+
+def _escaped(data: bytes) -> bytes:
+    """Percent-encode a request line's raw bytes, as browsers do: some scripts send letters beyond ASCII unescaped."""
+    line, separator, rest = data.partition(b"\r\n")
+    if line.isascii():
+        return data
+    escape: Callable[[re.Match[bytes]], bytes] = lambda found: b"%%%02X" % found[0][0]  # noqa: E731
+    return _RAW_BYTES.sub(escape, line) + separator + rest
