@@ -18,6 +18,9 @@ EVENTS_PER_MS = 6
 """So many waiting events are worth a ms of waiting: a flush costs all parts some 40 ms of CPU, an event 0.1."""
 QUIET_MS = 20
 """No event for so long, and none is worth waiting for: whoever sends may itself be waiting for our answer."""
+QUIET_GAPS = 16
+QUIET_MS_MIN = 3
+"""Nor is one after a silence of so many times the gaps between the requests so far: then everybody waits for us."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +133,14 @@ class Gather(Generic[T]):
             return 0
         patience_ms = self.rules.flush_ms + sum(len(queue[0].events) for queue in queues) // EVENTS_PER_MS
         opened_ms = min(queue[0].opened_ms for queue in queues)
-        due_ms = min(opened_ms + min(patience_ms, self.rules.flush_max_ms), self._last_ms + QUIET_MS)
+        quiet_ms = self._quiet_ms(opened_ms, max(len(queue[0].contexts) for queue in queues))
+        due_ms = min(opened_ms + min(patience_ms, self.rules.flush_max_ms), self._last_ms + quiet_ms)
         return max(0, max(due_ms, opened_ms + self.rules.flush_ms) - now_ms)
+
+    def _quiet_ms(self, opened_ms: int, requests: int) -> int:
+        """After what silence nobody is expected any more; requests: came since opened_ms, at least so many."""
+        gaps_ms = QUIET_GAPS * (self._last_ms - opened_ms) // max(1, requests - 1)
+        return min(QUIET_MS, max(QUIET_MS_MIN, gaps_ms)) if requests > 1 else QUIET_MS
 
     def ticks(self, now_ms: int) -> list[tuple[int, PendingBlock[T]]]:
         """Return an empty block for each partition that has been quiet for long enough and waits for no answer.
