@@ -224,9 +224,10 @@ DAMAGE = (
     "INSERT INTO events SELECT * FROM events WHERE (p, o, n) = (SELECT max((p, o, n)) FROM events)",
     "INSERT INTO events SELECT * REPLACE (event_time + 1 AS event_time) FROM events"
     " WHERE (p, o, n) = (SELECT min((p, o, n)) FROM events)",
-    "DELETE FROM events WHERE (p, o, n) IN (SELECT p, o, n FROM events ORDER BY p, o, n LIMIT 1 OFFSET 2)",
+    "DELETE FROM events WHERE (p, o, n) IN (SELECT min((p, o, n)) FROM events WHERE p IN (1, 2))",
 )
-"""One row there twice to the letter, another twice at two times, a third one gone."""
+"""One row there twice to the letter, another twice at two times, a third gone: in three partitions, since one too many
+and one missing in the same block are told as altered."""
 
 
 def until(look: Callable[[], bool], what: str) -> None:
