@@ -147,6 +147,7 @@ class Settings(BaseSettings):
     delivery_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys that may ask delivery, comma separated; empty = anyone on this machine"
     )
+    spool: bool = Field(True, description="records of decisions go to a file before the answer: a kill loses none")
     decisions_kept_max: Positive = Field(100_000, description="recent decisions that delivery remembers")
     actions_max: Positive = Field(1_000, description="candidate actions in one request")
 

@@ -1,21 +1,25 @@
 """Delivery's pen: decisions, rewards, impressions and clicks into `collected`, and the memory of recent decisions.
 
-A decision is never held up by its record: it is handed to the block writer and leaves with the next block.
+A decision is never held up by its record: it goes to the spool and to the block writer, and leaves with the next block.
 """
 
 import asyncio
-from collections import OrderedDict
+import logging
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
-from pipeline.collector.buffer import BlockWriter
+from pipeline.collector.buffer import BlockWriter, Ticket
 from pipeline.core.decide import partition_of
 from pipeline.core.mask import mask
+from pipeline.delivery.spool import Entry, Spool
 from pipeline.edge import metrics
 from schemas.event import Context, EventType, Protocol
 from schemas.outcome import DecisionLog
+
+logger = logging.getLogger(__name__)
 
 RECENT_BYTES_MAX: Final = 33_554_432
 RECENT_ENTRY_BYTES: Final = 400  # key and bookkeeping of one remembered decision
@@ -66,9 +70,15 @@ class Remembered(msgspec.Struct, gc=False):
 class Pen:
     """Writes into `collected` through a BlockWriter. Belongs to the event loop's thread."""
 
-    def __init__(self, writer: BlockWriter, partitions: int, recent_max: int, mask_key: bytes) -> None:
-        """recent_max: decisions remembered, within RECENT_BYTES_MAX. mask_key: of e-mail pseudonyms."""
+    def __init__(
+        self, writer: BlockWriter, partitions: int, recent_max: int, mask_key: bytes, spool: Spool | None = None
+    ) -> None:
+        """recent_max: decisions remembered, within RECENT_BYTES_MAX. mask_key: of e-mail pseudonyms.
+
+        spool: where records stand until the broker has them; None: in memory alone.
+        """
         self._writer = writer
+        self._spool = spool
         self._partitions = partitions
         self._recent_max = recent_max
         self._mask_key = mask_key
@@ -113,17 +123,15 @@ class Pen:
             metrics.DECISIONS_UNLOGGED.inc()
             return False
         context = self._context_of("decision", sender, time_ms)
-        partition = partition_of(log.decision_id, self._partitions)
-        self._writer.add(partition, context, log.decision_id, visitor, written)
+        self._write(Entry(log.decision_id, context, log.decision_id, visitor, written))
         return True
 
     async def news(self, news: News, sender: Sender, time_ms: int, wait_s: float) -> bool:
         """Log what became of a decision; return whether the broker had it within wait_s.
 
-        False does not mean lost: the block goes on trying, and the same event_id counts once.
+        False does not mean lost, but where there is no room: the block goes on trying, and the same event_id counts
+        once. While no broker is to be had, nothing is waited for.
         """
-        if not self._writer.is_available:
-            return False
         event: dict[str, object] = {
             "type": news.kind.value,
             "event_time_ms": time_ms,
@@ -141,13 +149,49 @@ class Pen:
         known = self._recent.get(news.decision_id)
         visitor = known.visitor if known is not None and not sender.no_consent else ""
         context = self._context_of(news.kind.value, sender, time_ms)
-        partition = partition_of(news.decision_id, self._partitions)
-        ticket = self._writer.add(partition, context, news.event_id, visitor, raw)
+        if not self._writer.has_room(len(raw)):
+            return False
+        ticket = self._write(Entry(news.decision_id, context, news.event_id, visitor, raw))
+        if not self._writer.is_available:
+            return False
         try:
             async with asyncio.timeout(wait_s):
                 return await self._writer.landed({ticket})
         except TimeoutError:
             return False
+
+    def _write(self, entry: Entry) -> Ticket:
+        """Put a record into its block, and before that into the file that outlives us."""
+        landed = self._spool.keep(entry) if self._spool is not None else None
+        ticket = self._add(entry)
+        if landed is not None:
+            self._writer.when_landed({ticket}, landed)
+        return ticket
+
+    def _add(self, entry: Entry) -> Ticket:
+        partition = partition_of(entry.key, self._partitions)
+        return self._writer.add(partition, entry.context, entry.event_id, entry.visitor, entry.raw)
+
+    def resend(self, now_ms: int, age_max_ms: int) -> None:
+        """Send again what a dead process left behind.
+
+        age_max_ms: what is older stays unsent and is counted: its id may be forgotten, and it would count twice.
+        """
+        results: Counter[str] = Counter()
+        for entry, landed in self._spool.left_behind() if self._spool is not None else ():
+            if now_ms - entry.context.received_time_ms > age_max_ms:
+                results["too_old"] += 1
+                landed(True)
+            elif not self._writer.has_room(len(entry.raw)):
+                results["no_room"] += 1  # its file stays for the next start
+            else:
+                results["sent"] += 1
+                self._writer.when_landed({self._add(entry)}, landed)
+        for result, many in results.items():
+            metrics.RECORDS_RESENT.labels(result).inc(many)
+        if results:
+            text = "a delivery that died left %d records: %s"
+            logger.warning(text, results.total(), ", ".join(f"{many} {result}" for result, many in results.items()))
 
     def _context_of(self, kind: str, sender: Sender, time_ms: int) -> Context:
         """Return the context of an event: the last one again where it says the same, so that a block holds it once."""

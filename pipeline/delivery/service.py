@@ -19,8 +19,10 @@ from pipeline.delivery.app import Delivery, Front
 from pipeline.delivery.guard import check_exposed
 from pipeline.delivery.log import Pen
 from pipeline.delivery.memory import Memory
+from pipeline.delivery.spool import Spool
 from pipeline.edge import metrics
 from pipeline.edge.clickhouse import Warehouse
+from pipeline.edge.clock import now_ms
 from pipeline.edge.follow import Follower
 from pipeline.edge.heap import settle
 from pipeline.edge.listen import need_free
@@ -53,13 +55,15 @@ async def serve(settings: Settings) -> int:
     follower = Follower(settings, (PROFILES, MODELS), memory)
     mask_key = key_of(settings.mask_secret, settings.data_dir, "mask.key")
     signing_key = key_of(settings.signing_secret, settings.data_dir, "signing.key")
-    pen = Pen(writer, settings.partitions, settings.decisions_kept_max, mask_key)
+    spool = Spool(settings.data_dir / "spool") if settings.spool else None
+    pen = Pen(writer, settings.partitions, settings.decisions_kept_max, mask_key, spool)
     warehouse = Warehouse.from_url(settings.warehouse_url, WAREHOUSE_TIMEOUT_S)
     delivery = Delivery(settings, memory, pen, warehouse, signing_key)
     server = Server(Front(delivery, settings.buffer_bytes_max), Limits(settings.body_bytes_max))
     stopping, broken = asyncio.Event(), asyncio.Event()
     _watch(loop, stopping, broken)
     writer.start()
+    pen.resend(now_ms(), settings.dedupe_window_ms // 2)
     follower.start()
     await server.start(settings.host, settings.delivery_port)
     waiting: list[asyncio.Task[object]] = [loop.create_task(event.wait()) for event in (stopping, broken)]
@@ -72,6 +76,8 @@ async def serve(settings: Settings) -> int:
     for task in waiting:
         task.cancel()
     landed = await writer.close(min(DRAIN_S, settings.ack_timeout_ms / 1_000))
+    if spool is not None:
+        spool.close()
     await asyncio.gather(*(loop.run_in_executor(None, stop) for stop in (follower.stop, warehouse.close)))
     log.info("delivery stopped")
     if writer.refused.done():

@@ -138,6 +138,12 @@ REWARDS = _counter("herald_rewards_total", "rewards, impressions and clicks take
 DECISIONS_UNLOGGED = _counter(
     "herald_decisions_unlogged_total", "decisions answered whose log record could not be kept"
 )
+RECORDS_RESENT = _counter(
+    "herald_records_resent_total",
+    "records that a delivery left when it died, by what became of them",
+    "result",
+)
+SPOOL_FAILURES = _counter("herald_spool_failures_total", "records that the disk refused: a kill would lose them")
 
 # Whole
 BOOKS_MISSING = _gauge(

@@ -16,7 +16,7 @@ from tests.chaos.compare import Pair
 from tests.chaos.expected import Check
 from tests.chaos.load import Load, Sent
 from tests.chaos.machine import Machine
-from tests.chaos.plan import SUPERVISOR, Input, Kill, gap_ms, kills
+from tests.chaos.plan import Input, Kill, gap_ms, kills
 from tests.chaos.shop import Shops
 from tests.journeys.rig import settings_on_free_ports
 
@@ -189,8 +189,7 @@ class Chaos:
         outcome.pairs = compare.compare_states(killed, clean)
         outcome.pairs += compare.tables(machine.settings, reference.DATABASE)
         outcome.checks = expected.check(machine, killed, planned, self.gap_ms)
-        delivery_kills = outcome.killed["delivery"] + outcome.killed[SUPERVISOR]
-        outcome.checks += shop_check.acknowledged(machine, shops, delivery_kills)
+        outcome.checks += shop_check.acknowledged(machine, shops)
         self._mark("comparison")
         machine.go_on(*TICKING)
         outcome.checks += shop_check.delivery(machine, clean)
