@@ -27,7 +27,7 @@ from pipeline.edge.follow import Follower
 from pipeline.edge.heap import settle
 from pipeline.edge.listen import need_free
 from pipeline.edge.secret import key_of
-from pipeline.http.connection import Limits
+from pipeline.http.limits import Limits
 from pipeline.http.server import Server
 from pipeline.settings import Settings
 from schemas.topics import MODELS, PROFILES

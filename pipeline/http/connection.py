@@ -6,56 +6,22 @@ malformed is answered and the connection ended; so is one whose client does not 
 
 import asyncio
 import logging
-import re
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 import httptools
 
+from pipeline.http.limits import LINGER_BYTES_MAX, OPEN_MAX, OVERHEAD_BYTES, OVERHEAD_FACTOR, Limits
 from pipeline.http.message import Answer, Application, Head, Receiver, Refusal, has_body, render
+from pipeline.http.spelling import NAMES, escaped
 
 log = logging.getLogger(__name__)
 
-OPEN_MAX: Final = 32
-"""Requests of one connection that wait for their answers; no more are read until there are fewer."""
-OVERHEAD_BYTES: Final = 65_536
-OVERHEAD_FACTOR: Final = 16
-"""What chunk sizes, extensions and trailers may add to a body: so much, and so many times what it holds."""
 ENDING: Final = frozenset({431})
 """Whoever sends such a head sends the next one, too."""
-LINGER_BYTES_MAX: Final = 16_777_216
-
-_NAMES: Final = {
-    spelt.encode(): name
-    for name in (
-        "host", "user-agent", "accept", "accept-encoding", "accept-language", "connection", "content-type", "referer",
-        "content-length", "content-encoding", "origin", "cookie", "authorization", "x-write-key", "x-forwarded-for",
-        "x-forwarded-proto", "x-herald-key", "dnt", "sec-gpc", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest",
-    )
-    for spelt in (name, name.title())
-}  # fmt: skip
-"""The usual names as they are mostly spelt: a look-up costs less than making them anew for each request."""
-
-_RAW_BYTES = re.compile(rb"[\x80-\xff]")
 _CLOSE: Final = b"connection: close\r\n"
 _KEEP: Final = b"connection: keep-alive\r\n"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of size and time. idle_s: between two requests. linger_s: unread bytes of a refused body are taken."""
-
-    body_bytes_max: int
-    head_bytes_max: int = 16_384
-    head_s: float = 10.0
-    body_s: float = 10.0
-    idle_s: float = 75.0
-    unread_s: float = 10.0
-    linger_s: float = 2.0
-    connections_max: int = 8_192
 
 
 class Place(Enum):
@@ -135,7 +101,7 @@ class Connection(asyncio.Protocol):
             return
         self._raw_bytes += len(data)
         if self._place is Place.IDLE and not data.isascii():
-            data = _escaped(data)
+            data = escaped(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -208,7 +174,7 @@ class Connection(asyncio.Protocol):
         if self._head is None:
             self._lines += 1
             self._head_bytes += len(name) + len(value)
-            self._headers.setdefault(_NAMES.get(name) or name.lower().decode("latin-1"), str(value, "utf-8", "replace"))
+            self._headers.setdefault(NAMES.get(name) or name.lower().decode("latin-1"), str(value, "utf-8", "replace"))
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -346,8 +312,10 @@ class Connection(asyncio.Protocol):
             self._refuse(Refusal(408, "slow_head", f"the head was not complete after {limits.head_s:.0f} s"))
         elif self._place is Place.BODY and age_s > limits.body_s:
             self._refuse(Refusal(408, "slow_body", f"the body was not complete after {limits.body_s:.0f} s"))
-        elif self._place is Place.IDLE and not self._open and age_s > limits.idle_s:
-            self._transport.close()
+        elif self._place is Place.IDLE and not self._open:
+            has_asked = self._head is not None
+            if age_s > (limits.idle_s if has_asked else limits.head_s):
+                self._transport.close()
 
     def finish(self) -> None:
         """End once all is answered: the server stops."""
@@ -357,12 +325,3 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """End at once."""
         self._transport.abort()
-
-
-def _escaped(data: bytes) -> bytes:
-    """Percent-encode a request line's raw bytes, as browsers do: some scripts send letters beyond ASCII unescaped."""
-    line, separator, rest = data.partition(b"\r\n")
-    if line.isascii():
-        return data
-    escape: Callable[[re.Match[bytes]], bytes] = lambda found: b"%%%02X" % found[0][0]  # noqa: E731
-    return _RAW_BYTES.sub(escape, line) + separator + rest

@@ -6,7 +6,8 @@ import resource
 from email.utils import formatdate
 from typing import Final
 
-from pipeline.http.connection import Connection, Limits
+from pipeline.http.connection import Connection
+from pipeline.http.limits import Limits
 from pipeline.http.message import Application
 
 BACKLOG: Final = 1_024

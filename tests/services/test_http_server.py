@@ -11,7 +11,7 @@ import httpx
 import pytest
 import uvloop
 
-from pipeline.http.connection import Limits
+from pipeline.http.limits import Limits
 from pipeline.http.message import Answer, Head, Receiver, Refusal, Reply, render
 from pipeline.http.server import Server
 
