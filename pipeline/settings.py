@@ -154,8 +154,8 @@ class Settings(BaseSettings):
     # Aggregate
     insert_rows_max: Positive = Field(20_000, description="rows gathered before an insert")
     insert_wait_ms: Positive = Field(250, description="rows are gathered this long for an insert")
-    insert_wait_max_ms: NotNegative = Field(1_000, description="the same while inserts take long, at most")
-    rollup_buckets_max: Positive = Field(80_000, description="rollup cells kept in memory; older ones are re-read")
+    insert_wait_max_ms: NotNegative = Field(750, description="the same while inserts take long, at most")
+    rollup_buckets_max: Positive = Field(40_000, description="rollup cells kept in memory; older ones are re-read")
     retention_days: Positive = Field(401, description="rows are kept this long in the warehouse, days")
 
     audit_every_ms: Positive = Field(10_000, description="books and rows are audited this often")
