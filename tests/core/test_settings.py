@@ -30,6 +30,7 @@ OTHER = {
     "state_store": "disk",
     "accept_gap": "true",
     "audit_heal": "false",
+    "spool": "false",
     "cookie_secure": "true",
     "session_split_on_campaign": "true",
 }
