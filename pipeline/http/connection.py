@@ -77,7 +77,8 @@ class Connection(asyncio.Protocol):
         self._since_s = home.now_s
         self._unread_since_s = 0.0  # when the client stopped to read its answers; 0 while it does
         self._open: deque[Exchange] = deque()
-        self._is_ending = False  # no further request is read
+        self._is_ending = False  # nothing more is read
+        self._is_refused = False  # the request being read has its answer already
         self._begin_head()
 
     # --- what the event loop calls ------------------------------------------------------------------------------------
@@ -97,15 +98,18 @@ class Connection(asyncio.Protocol):
         if self._is_ending:
             self._raw_bytes += len(data)
             if self._raw_bytes > LINGER_BYTES_MAX:
-                self._transport.abort()
+                self.abort()
             return
         self._raw_bytes += len(data)
+        if self._left_bytes:
+            self._take_left(data)
+            return
         if self._place is Place.IDLE and not data.isascii():
             data = escaped(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # on_headers_complete has seen it: the request is answered, and nothing after it is read
+        except httptools.HttpParserUpgrade as found:
+            self._take_left(data[found.args[0] :])
         except httptools.HttpParserCallbackError as error:
             self._refuse_fault(error.__context__ or error)
         except httptools.HttpParserError as error:
@@ -119,6 +123,15 @@ class Connection(asyncio.Protocol):
             self._refuse(self._head_too_large())
         elif self._place is Place.BODY and self._raw_bytes > OVERHEAD_BYTES + OVERHEAD_FACTOR * self._size:
             self._refuse(Refusal(400, "bad_http", "the chunks of the body hold hardly any of it"))
+
+    def _take_left(self, data: bytes) -> None:
+        """Take the body of a request that asks for an upgrade: the parser leaves it to us, we know its length."""
+        piece = data[: self._left_bytes]
+        if piece:
+            self._left_bytes -= len(piece)
+            self.on_body(piece)
+            if not self._left_bytes:
+                self.on_message_complete()
 
     def eof_received(self) -> bool:
         """The client will send no more; what it has asked is still answered."""
@@ -164,6 +177,7 @@ class Connection(asyncio.Protocol):
         self._raw_bytes = 0
         self._parts: list[bytes] = []
         self._size = 0
+        self._left_bytes = 0  # of a body that the parser does not read
 
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
@@ -187,8 +201,6 @@ class Connection(asyncio.Protocol):
         if self._head_bytes + len(self._url) > self._limits.head_bytes_max:
             self._refuse(self._head_too_large())
             return
-        if parser.should_upgrade():
-            self._is_ending = True
         refusal = self._refusal_of(head)
         if refusal is not None:
             self._refuse(refusal)
@@ -207,12 +219,16 @@ class Connection(asyncio.Protocol):
         length = head.headers.get("content-length", "0")
         if length != "0" and int(length) > self._limits.body_bytes_max:
             return self._too_large()
+        if self._parser.should_upgrade():
+            if "transfer-encoding" in head.headers:
+                return Refusal(400, "bad_http", "an upgrade with a chunked body: expected its length, or no upgrade")
+            self._left_bytes = int(length)
         return None
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
-        if self._is_ending and self._receiver is None:
-            return
+        if self._receiver is None:
+            return  # answered already
         self._parts.append(body)
         self._size += len(body)
         self.home.held_bytes += len(body)
@@ -224,13 +240,13 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The request is whole."""
         receiver = self._receiver
-        if receiver is None:
-            return  # answered already
+        if receiver is None or self._left_bytes:
+            return  # answered already, or not whole
         parser, parts = self._parser, self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._forget_body()
         self._receiver, self._place, self._since_s = None, Place.IDLE, self.home.now_s
-        keeps = parser.should_keep_alive() and not self._is_ending
+        keeps = parser.should_keep_alive() and not parser.should_upgrade() and not self._is_ending
         self._is_ending |= not keeps
         head = self._head
         assert head is not None, "a message is complete after its head"
@@ -276,14 +292,14 @@ class Connection(asyncio.Protocol):
 
     def _end_with(self, answer: Answer) -> None:
         """Answer the request whose head or body is being read, and end the connection."""
-        self._is_ending, self._receiver = True, None
+        self._is_ending, self._is_refused, self._receiver = True, True, None
         self._forget_body()
         exchange = Exchange(self, True, False, self._head is not None and self._head.method == "HEAD")
         self._open.append(exchange)
         exchange(answer)
 
     def _refuse(self, refusal: Refusal) -> None:
-        if not self._is_ending or self._receiver is not None:
+        if not self._is_refused:
             self._end_with(self._app.refuse(self._head, refusal))
 
     def _refuse_fault(self, error: BaseException) -> None:
@@ -304,10 +320,10 @@ class Connection(asyncio.Protocol):
         """End what takes too long. Called about once a second."""
         limits, age_s = self._limits, now_s - self._since_s
         if self._unread_since_s and now_s - self._unread_since_s > limits.unread_s:
-            self._transport.abort()
+            self.abort()
         elif self._place is Place.LINGER:
             if age_s > limits.linger_s:
-                self._transport.abort()
+                self.abort()
         elif self._place is Place.HEAD and age_s > limits.head_s:
             self._refuse(Refusal(408, "slow_head", f"the head was not complete after {limits.head_s:.0f} s"))
         elif self._place is Place.BODY and age_s > limits.body_s:
@@ -323,5 +339,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """End at once."""
+        """End at once; answers that come later find nobody."""
+        self._is_ending = True
+        self._open.clear()
         self._transport.abort()

@@ -207,6 +207,29 @@ def test_a_connection_is_kept_or_ends_as_http_says(sent: bytes, keeps: bool) -> 
     uvloop.run(run())
 
 
+def test_an_upgrade_is_not_taken_and_its_request_is_answered_whole() -> None:
+    """curl --http2 asks so with every request; what is too large is refused there as well."""
+    more = "connection: upgrade\r\nupgrade: h2c\r\n"
+
+    async def run() -> None:
+        async with serving() as rig:
+            client, greedy = await rig.client(), await rig.client()
+            client.send(post("/a", b"body", more)[:-2])
+            await rig.until(lambda: rig.server.held_bytes == 2)
+            client.send(b"dy" + get("/second"))
+            status, headers, body = await client.answer()
+            assert (status, headers["connection"], body) == (200, "close", b"POST /a? body")
+            assert await client.rest() == b""
+            greedy.send(post("/b", b"x" * 1_001, more))
+            assert (await greedy.answer())[2] == b"too_large"
+            odd = await rig.client()
+            odd.send(chunked("/c", b"x").replace(b"host: x\r\n", f"host: x\r\n{more}".encode()))
+            assert (await odd.answer())[2] == b"bad_http"
+            assert [head.path for head in rig.app.heads] == ["/a"]
+
+    uvloop.run(run())
+
+
 def test_head_and_204_have_no_body_and_expect_is_answered_first() -> None:
     async def run() -> None:
         async with serving() as rig:
