@@ -219,6 +219,9 @@ DELIVERY = Row(
         Panel("decisions in no log, or not readable in it", [metrics.DECISIONS_UNLOGGED, metrics.BAD_DECISIONS],
               [Line(per_second(metrics.DECISIONS_UNLOGGED), "unlogged"),
                Line(per_second(metrics.BAD_DECISIONS), "not readable")], "cps"),
+        Panel("records on disk: left by a dead delivery, refused", [metrics.RECORDS_RESENT, metrics.SPOOL_FAILURES],
+              [Line(per_second(metrics.RECORDS_RESENT, "result"), "left behind, {{result}}"),
+               Line(per_second(metrics.SPOOL_FAILURES), "refused by the disk")], "cps"),
     ],
 )  # fmt: skip
 
