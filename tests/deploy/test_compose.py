@@ -67,10 +67,11 @@ def test_what_the_specification_does_not_allow_is_named(tmp_path: Path) -> None:
 
 def _understood(arguments: list[str]) -> str:
     """Return the command that these arguments are for. Raises UsageError where `herald` would end with exit code 2."""
-    name, command, rest = main.resolve_command(click.Context(main), arguments)
+    whole = click.Context(main, **main.context_settings)  # else the command would keep another --help for its docs
+    name, command, rest = main.resolve_command(whole, arguments)
     assert name is not None
     assert command is not None
-    command.make_context(name, list(rest)).close()
+    command.make_context(name, list(rest), parent=whole).close()
     return name
 
 
