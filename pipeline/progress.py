@@ -54,8 +54,8 @@ def next_origins(reader: Any, settings: Settings, ledger: Ledger) -> dict[int, i
     for topic in SPARSE:
         for partition, end in ends(reader, settings, topic).items():
             tp = TopicPartition(settings.topic(topic), partition)
-            unapplied = _unapplied(reader, tp, end, ledger.get((topic, partition), -1))
-            found[partition] = min([found[partition], *unapplied])
+            unapplied = _first_unapplied(reader, tp, end, ledger.get((topic, partition), -1))
+            found[partition] = found[partition] if unapplied is None else min(found[partition], unapplied)
     return found
 
 
@@ -73,22 +73,25 @@ def records(reader: Any, tp: TopicPartition, start: int, end: int) -> Iterator[A
         yield from (record for record in batch if record.offset < end)
 
 
-def _unapplied(reader: Any, tp: TopicPartition, end: int, last: int) -> set[int]:
-    """Return the origins after `last`. Read backwards: most often the newest record is the last that was applied."""
-    found: set[int] = set()
+def _first_unapplied(reader: Any, tp: TopicPartition, end: int, last: int) -> int | None:
+    """Return the first origin after `last`. Read backwards: mostly the newest record is the last that was applied."""
+    first: int | None = None
     for window in _windows_back(reader, tp, end):
         origins = {codec.origin_of(record.headers).offset for record in window}
-        found |= {origin for origin in origins if origin > last}
+        first = min((origin for origin in origins if origin > last), default=first)
         if any(origin <= last for origin in origins):
             break
-    return found
+    return first
 
 
-def _windows_back(reader: Any, tp: TopicPartition, end: int) -> Iterator[list[Any]]:
-    """Yield records from the end to the beginning, in ever longer windows, each in order; a record once."""
+def _windows_back(reader: Any, tp: TopicPartition, end: int) -> Iterator[Iterator[Any]]:
+    """Yield records from the end to the beginning, in ever longer windows, each in order; a record once.
+
+    Each window is to be read before the next is asked for, and none is held: a backlog may be larger than memory.
+    """
     back = LOOK_BACK_RECORDS
     until = end
     while until > 0:
         start = max(0, end - back)
-        yield list(records(reader, tp, start, until))
+        yield records(reader, tp, start, until)
         until, back = start, back * BACK_FACTOR

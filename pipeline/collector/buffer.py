@@ -157,6 +157,7 @@ class BlockWriter:
         """Call done(True) once the broker has every block, done(False) where one was given up."""
         if not tickets:
             done(True)
+            return
         landing = Landing(done, len(tickets))
         for ticket in tickets:
             ticket.waiters.append(landing)

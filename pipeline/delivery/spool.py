@@ -79,6 +79,14 @@ class _Segment:
             self.clear()
 
     def clear(self) -> None:
+        """Forget what is in the file. Where the disk refuses, it is sent once more: its ids make it count once."""
+        try:
+            self._clear()
+        except OSError as error:
+            metrics.SPOOL_FAILURES.inc()
+            log.error("%s could not be emptied: %s", self.path, error)
+
+    def _clear(self) -> None:
         if self.is_closed:
             self.path.unlink(missing_ok=True)
             os.close(self.descriptor)
@@ -117,13 +125,14 @@ class Spool:
     def left_behind(self) -> Iterator[tuple[Entry, Landed]]:
         """Yield what dead processes left, with whom to tell once the broker has it; each file goes when it has all."""
         for path in sorted(self._folder.glob(f"*{SUFFIX}")):
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            if not _locked(descriptor):
-                os.close(descriptor)
+            try:
+                segment = _taken_over(path)
+                found = list(entries(_content(segment.descriptor))) if segment is not None else []
+            except OSError as error:  # gone meanwhile, or not ours to read: no reason not to serve
+                log.warning("%s is left where it is: %s", path, error)
                 continue
-            segment = _Segment(path, descriptor)
-            segment.is_closed = True
-            found = list(entries(path.read_bytes()))
+            if segment is None:
+                continue
             segment.waiting = len(found)
             if not found:
                 segment.clear()
@@ -157,6 +166,23 @@ class Spool:
         if not self._is_failing:
             log.error("decisions are answered without a record on disk, a kill would lose them: %s", error)
         self._is_failing = True
+
+
+def _taken_over(path: Path) -> _Segment | None:
+    """Return a dead process's file; None where its process lives, or another one has just dealt with it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    if not _locked(descriptor) or not os.fstat(descriptor).st_nlink:
+        os.close(descriptor)
+        return None
+    segment = _Segment(path, descriptor)
+    segment.is_closed = True
+    return segment
+
+
+def _content(descriptor: int) -> bytes:
+    """Read a file by its descriptor: under its name there may be another one by now."""
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        return file.read()
 
 
 def _locked(descriptor: int) -> bool:

@@ -205,6 +205,8 @@ class Connection(asyncio.Protocol):
         if refusal is not None:
             self._refuse(refusal)
             return
+        if parser.should_upgrade():
+            self._left_bytes = int(head.headers.get("content-length", "0"))
         found = self._app.begin(head)
         if not isinstance(found, Answer):
             self._receiver = found
@@ -219,10 +221,8 @@ class Connection(asyncio.Protocol):
         length = head.headers.get("content-length", "0")
         if length != "0" and int(length) > self._limits.body_bytes_max:
             return self._too_large()
-        if self._parser.should_upgrade():
-            if "transfer-encoding" in head.headers:
-                return Refusal(400, "bad_http", "an upgrade with a chunked body: expected its length, or no upgrade")
-            self._left_bytes = int(length)
+        if self._parser.should_upgrade() and "transfer-encoding" in head.headers:
+            return Refusal(400, "bad_http", "an upgrade with a chunked body: expected its length, or no upgrade")
         return None
 
     def on_body(self, body: bytes) -> None:

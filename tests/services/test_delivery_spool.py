@@ -93,6 +93,12 @@ os._exit(9)
     assert len(files(tmp_path)) == before - 1
 
 
+def test_a_file_that_cannot_be_read_is_left_and_does_not_hold_up_a_start(tmp_path: Path) -> None:
+    (tmp_path / "1-1.spool").symlink_to(tmp_path / "gone")
+    (tmp_path / "1-2.spool").write_bytes(frame(entry(1)) + b"torn")
+    assert [one.event_id for one, _ in Spool(tmp_path).left_behind()] == ["d1"]
+
+
 def test_a_disk_that_refuses_does_not_hold_up_an_answer(tmp_path: Path) -> None:
     blocked = tmp_path / "spool"
     blocked.write_text("no folder")
