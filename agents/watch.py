@@ -23,7 +23,7 @@ from pipeline.settings import Settings
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 5.0
 STALLED_S = 120.0
 TRIM_EVERY_S = 60.0
 TRIM_RECORDS_MIN = 500

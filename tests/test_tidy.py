@@ -41,6 +41,7 @@ EDGES: dict[str, dict[str, str]] = {
     "aiokafka": {
         "pipeline/edge/kafka.py": "makes every asynchronous client",
         "agents/broker.py": "partitions of the state topic that a stage takes over",
+        "agents/transport.py": "how long its fetches wait",
     },
     "faust": {"agents": "the shells of the stages", "pipeline/edge/kafka.py": "a cluster's SASL in Faust's own words"},
     "mode": {"agents": "Faust's supervisor"},

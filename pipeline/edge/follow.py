@@ -24,12 +24,15 @@ from schemas.topics import Topic
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-POLL_MS = 100
+POLL_MS, IDLE_POLL_MS = 100, 500
 RECORDS_MAX = 50  # between two polls: short runs, so that other threads get their turn
 FETCH_BYTES = 524_288  # of a partition at once; more only makes the memory peak while reading
 GATHER_MS, GATHER_BYTES = 100, 65_536
-"""The broker answers once so much is there, at the latest after so long: each answer costs a reader's threads a
-millisecond, which decisions would else wait for, and a profile may be so much older."""
+"""While records come, the broker answers once so much is there, at the latest after so long: each answer costs a
+reader's threads a millisecond, which decisions would else wait for, and a profile may be so much older."""
+IDLE_AFTER_POLLS, IDLE_MS = 5, 1_500
+"""Where none came for so many polls, it answers with the first one at once, else after so long: each answer that is
+empty costs as much."""
 LOOK_BACK = (8, 64, 512)
 
 
@@ -89,11 +92,7 @@ class Follower:
             consumer = None
             try:
                 consumer = edge.consumer(
-                    self._settings,
-                    max_partition_fetch_bytes=FETCH_BYTES,
-                    fetch_max_bytes=4 * FETCH_BYTES,
-                    fetch_min_bytes=GATHER_BYTES,
-                    fetch_max_wait_ms=GATHER_MS,
+                    self._settings, max_partition_fetch_bytes=FETCH_BYTES, fetch_max_bytes=4 * FETCH_BYTES
                 )
                 self._follow(consumer)
             except (KafkaError, OSError) as error:
@@ -115,8 +114,12 @@ class Follower:
                 consumer.seek(tp, place.next_offset)
             else:
                 self._begin(consumer, tp, place)
+        empty = 0
         while not self._stopping.is_set():
-            batches = consumer.poll(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+            is_idle = empty >= IDLE_AFTER_POLLS
+            _gather(consumer, is_idle)
+            batches = consumer.poll(timeout_ms=IDLE_POLL_MS if is_idle else POLL_MS, max_records=RECORDS_MAX)
+            empty = 0 if batches else empty + 1
             for tp, records in batches.items():
                 self._take(consumer, tp, self._places[tp], records)
             self._reader.pause()
@@ -177,6 +180,13 @@ class Follower:
         if not place.is_loaded and place.next_offset >= place.until:
             place.is_loaded = True
             self._reader.loaded(place.topic, place.partition)
+
+
+def _gather(consumer: Any, is_idle: bool) -> None:
+    """Say how the next fetches wait. kafka-python has it for the life of a consumer; fails loudly where it moved."""
+    config = consumer._fetcher.config
+    assert {"fetch_min_bytes", "fetch_max_wait_ms"} <= config.keys(), "kafka-python's fetcher has other settings"
+    config["fetch_min_bytes"], config["fetch_max_wait_ms"] = (1, IDLE_MS) if is_idle else (GATHER_BYTES, GATHER_MS)
 
 
 def _newest(records: Sequence[tuple[int, StateRecord]]) -> StateRecord | None:
