@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     buffer_bytes_max: Positive = Field(67_108_864, description="unacknowledged bytes held before 503")
     ack_timeout_ms: Positive = Field(10_000, description="a request waits this long for the broker before 503")
     tick_ms: Positive = Field(1_000, description="a quiet partition gets its first tick after so long")
-    tick_max_ms: NotNegative = Field(5_000, description="then ever more seldom, up to this; below 15 s for delivery")
+    tick_max_ms: NotNegative = Field(10_000, description="then ever more seldom, up to this; below 15 s for delivery")
     mask_secret: SecretStr = Field(SecretStr(""), description="key of e-mail pseudonyms; empty = made once in data_dir")
 
     # Clean
@@ -158,7 +158,9 @@ class Settings(BaseSettings):
     rollup_buckets_max: Positive = Field(40_000, description="rollup cells kept in memory; older ones are re-read")
     retention_days: Positive = Field(401, description="rows are kept this long in the warehouse, days")
 
-    audit_every_ms: Positive = Field(10_000, description="books and rows are audited this often")
+    audit_every_ms: Positive = Field(
+        10_000, description="books and rows are audited this often; a third as often while nothing new comes"
+    )
     audit_busy_ms: Positive = Field(2_000, description="an audit begins no new reading of the log after so long")
     audit_heal: bool = Field(True, description="put right what the running auditor finds; false = only tell")
 

@@ -26,6 +26,7 @@ BACKOFF_MAX_S = 10.0
 FAILURES_MAX = 3
 STEADY_S = 30.0  # a part that ran so long starts again at once
 STOP_S = 20.0
+LOOK_EVERY_S = 0.25
 HERALD = (sys.executable, "-m", "pipeline.cli", "--supervised")
 MEMORY = {"MALLOC_ARENA_MAX": "2"}  # glibc keeps what threads free in arenas of their own: a third more memory
 
@@ -104,7 +105,7 @@ class Supervisor:
         part.started_s = time.monotonic()
 
     def _watch(self) -> None:
-        while not self._stopping.wait(0.1):
+        while not self._stopping.wait(LOOK_EVERY_S):
             with self._lock:
                 for part in self.parts.values():
                     self._look_at(part)

@@ -41,17 +41,27 @@ Place = tuple[str, int]  # topic, partition
 
 @dataclass
 class Report:
-    """What a look found. blocks, rows: compared with the log. sealed: slices that were compared by their sums.
+    """What a look found. blocks, rows: compared with the log; new_rows: of these, for the first time.
+
+    sealed: slices that were compared by their sums.
 
     forgotten: blocks that the log no longer has and that no seal speaks for, by topic. behind: blocks still to compare.
+    in_turn: logs of which further slices are to be read again.
     """
 
     faults: list[Fault] = field(default_factory=list)
     blocks: int = 0
     rows: int = 0
+    new_rows: int = 0
     sealed: int = 0
     forgotten: Counter[str] = field(default_factory=Counter)
     behind: int = 0
+    in_turn: int = 0
+
+    @property
+    def is_quiet(self) -> bool:
+        """True where no row is new, none is at fault and none is left to compare, or to read again in its turn."""
+        return not (self.new_rows or self.faults or self.behind or self.in_turn)
 
     @property
     def left(self) -> list[Fault]:
@@ -140,6 +150,7 @@ class Auditor:
             fault = Fault("rollup_minute", partition, -1, ALTERED, count, self._heals, "cells, counted from the events")
             self._report.faults.append(fault)
         self._report.behind = sum(max(0, end - self._next_of(*place)) for place, end in self._ends.items())
+        self._report.in_turn = sum(first > 0 for first in self._turn.values())
         return self._report
 
     def _first(self, topic: str, partition: int) -> int:
@@ -176,6 +187,7 @@ class Auditor:
                     self._pass_by(read, span)
             for some in self._portions(read, there):
                 examined = self._examine(read, some)
+                self._report.new_rows += examined.rows
                 for span in some:
                     self._advance(read, span, examined)
 

@@ -23,7 +23,7 @@ from schemas.topics import COLLECTED
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 0.1
+BEAT_S = 0.25
 
 
 class Sink(Protocol):

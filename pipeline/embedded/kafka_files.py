@@ -75,8 +75,8 @@ _QUICK_AND_SMALL = {
     "metadata.max.idle.interval.ms": "0",
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),  # 128 MiB of the heap by default
     "log.cleaner.io.buffer.size": str(256 * 1024),
-    "num.network.threads": "2",
-    "num.io.threads": "4",
+    "num.network.threads": "1",
+    "num.io.threads": "2",
 }
 
 

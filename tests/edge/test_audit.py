@@ -61,6 +61,16 @@ def test_what_is_right_is_left_alone_and_sealed(warehouse: Warehouse, log: Memor
     assert stored(warehouse) == before
 
 
+def test_a_look_is_quiet_once_nothing_is_new_and_every_slice_has_had_its_turn(
+    warehouse: Warehouse, log: MemoryLog
+) -> None:
+    """Then the next one may come later: what it could find is found all the same within a minute."""
+    with auditor(warehouse, log) as one:
+        assert [one.look(600).is_quiet for _ in range(2)] == [False, True]
+        warehouse.execute("DELETE FROM events WHERE p = 1 AND o = 17 AND n = 2")
+        assert not one.look(600).is_quiet
+
+
 FAULTS: tuple[tuple[str, str, set[tuple[str, int, int, str, int]]], ...] = (
     ("a row deleted", "DELETE FROM events WHERE p = 1 AND o = 17 AND n = 2", {("events", 1, 17, "missing", 1)}),
     (

@@ -147,7 +147,7 @@ def test_a_quiet_log_gets_ticks_and_none_behind_an_unanswered_one() -> None:
         assert sorted(partition for partition, _, _ in broker.sent) == [0, 1]
         assert all(block.events == [] and block.block_time_ms > 0 for _, block, _ in broker.sent)
         broker.sent[0][2](True)
-        await until(lambda: len(broker.sent) == 3)
+        await until(lambda: len(broker.sent) >= 3)
         assert broker.sent[2][0] == broker.sent[0][0]
 
     play(scene)

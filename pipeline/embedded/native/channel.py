@@ -9,7 +9,7 @@ from typing import Final
 from pipeline.embedded.native.faults import ClientGone
 from pipeline.embedded.native.wire import PIECE_BYTES, ByteReader
 
-_TICK_MS: Final = 100
+_TICK_MS: Final = 250
 _SEND_TIMEOUT_S: Final = 300
 _LINGER_S: Final = 0.5
 _LINGER_READS_MAX: Final = 64
@@ -28,7 +28,7 @@ class Channel:
         self._poll.register(client, select.POLLIN)
         self._send_lock = threading.Lock()
         self.on_tick: Callable[[], None] = _nothing
-        """Called ten times a second while a read waits; may raise to give up the read."""
+        """Called four times a second while a read waits; may raise to give up the read."""
         self.reader = ByteReader(self._receive)
 
     def _receive(self) -> bytes:
