@@ -31,12 +31,15 @@ def family(pid: int) -> list[psutil.Process]:
 
 def cpu_s(pid: int) -> float:
     """Return the CPU time of a process and all below it, s, user and system."""
-    spent = 0.0
-    for process in family(pid):
-        with suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            spent += times.user + times.system
-    return spent
+    return sum(own_cpu_s(process.pid) for process in family(pid))
+
+
+def own_cpu_s(pid: int) -> float:
+    """Return the CPU time of a process alone, s, user and system; 0 where it is gone."""
+    with suppress(psutil.NoSuchProcess):
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+    return 0.0
 
 
 def memory(pid: int) -> Usage:
