@@ -11,6 +11,7 @@ from pipeline.core.sessionise import Sessionise
 from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
 from tests.agents.rig import Stages
 from tests.crashpoints.archive import Copying
+from tests.crashpoints.decisions import Answers
 from tests.crashpoints.points import Scenario
 from tests.crashpoints.services import Flush, Resume
 from tests.crashpoints.stages import PARTITIONS, Commit, Restore
@@ -37,6 +38,7 @@ SCENARIOS: dict[str, Planned] = {
     "restore": Planned("sessionise dies while it starts, fences and restores its state, and does what waits"),
     "collector": Planned("the collector dies while it takes requests"),
     "delivery": Planned("delivery dies while it starts on an empty folder, reads its state and decides"),
+    "answers": Planned("delivery dies while it answers decisions and clicks"),
     "backup": Planned("a backup dies while it reads the log and writes segments and manifest"),
     "refill": Planned("a restore from a backup dies while it writes the log"),
     "repartition": Planned("a repartition dies while it copies the log into another number of partitions"),
@@ -76,7 +78,7 @@ class Stand:
         finally:
             made.close()
 
-    def _made(self, name: str, folder: Path) -> Insert | Control | Commit | Flush | Resume | Copying:
+    def _made(self, name: str, folder: Path) -> Insert | Control | Commit | Flush | Resume | Answers | Copying:
         if name == "insert":
             return Insert(folder)
         if name == CONTROL:
@@ -91,6 +93,8 @@ class Stand:
             return Flush(self._servers, folder)
         if name == "delivery":
             return Resume(self._servers, folder)
+        if name == "answers":
+            return Answers(self._servers, folder)
         kind, stage = (Restore, Sessionise) if name == "restore" else _STAGES[name]
         return kind(Stages.on(self._broker, folder, f"crash-{name}-", partitions=PARTITIONS), stage)
 
