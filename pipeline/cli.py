@@ -1,4 +1,5 @@
-"""The `herald` command. Exit codes: 0 done, 1 failed, 2 wrong use or wrong settings, 70 a stage stopped on a fault.
+"""The `herald` command. Exit codes: 0 done, 1 failed, 2 wrong use or wrong settings, 3 the log cannot
+answer (`evaluate`), 70 a stage stopped on a fault.
 
 Heavy parts are imported by the command that needs them, so that `herald --help` answers at once.
 """
@@ -25,6 +26,7 @@ from pipeline.settings import Settings
 P = ParamSpec("P")
 out = Console()
 err = Console(stderr=True)
+TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
 ORPHAN_S = 10.0  # for a supervised part whose supervisor was killed to end in order
 
 
@@ -179,6 +181,42 @@ def audit(settings: Settings, heal: bool, deep: bool, as_json: bool) -> int:
     from pipeline.audit.command import Wish, run
 
     return run(settings, out, Wish(heal, deep, as_json))
+
+
+@main.command()
+@click.option("--placement", required=True, metavar="ID", help="Whose decisions.")
+@click.option(
+    "--policy",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="YAML or TOML: `policy: epsilon_greedy`, `thompson`, `uniform` or `fixed`, and its parameters.",
+)
+@click.option("--from", "since", type=click.DateTime(TIMES), help="Decided at or after, UTC.")
+@click.option("--to", "until", type=click.DateTime(TIMES), help="Decided before, UTC.")
+@click.option("--unshown", is_flag=True, help="Decisions never reported as shown count, as earning nothing.")
+@click.option("--seed", default=0, help="Of the bootstrap.", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@_with_settings
+def evaluate(settings: Settings, **wish: Any) -> int:
+    """Say what another policy would have earned on the decisions in the warehouse.
+
+    By the probabilities that each decision was logged with. Of a decision with several choices the first one counts.
+    A policy that learns is taken through the log in time, knowing at each decision what was known then.
+    Exit code 3 when the log cannot answer: it says why.
+
+    \b
+    new.yaml, one of:
+      {policy: epsilon_greedy, epsilon: 0.05, prior_mean: 0.02, prior_trials: 50, refresh_every: 100}
+      {policy: thompson, prior_mean: 0.02, prior_trials: 50, refresh_every: 100}
+      {policy: fixed, actions: {red: 0.75, blue: 0.25}}
+      {policy: uniform}
+
+    \b
+    Example: herald evaluate --placement home --policy new.yaml
+    """
+    from pipeline.evaluate import Wish, run
+
+    return run(settings, out, Wish(**wish))
 
 
 @main.command()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import msgspec
 
+from pipeline.core.evaluate.intervals import fay_feuer
 from pipeline.errors import Retryable
 
 PLACEMENT = "zozotown-men"
@@ -55,15 +56,9 @@ class Earned:
         The interval is Fay and Feuer's (1997) for a weighted sum of Poisson counts: with few matched clicks the usual
         ones, normal or bootstrap, are far too narrow.
         """
-        from scipy.stats import chi2
-
-        n = len(self.values)
-        total, variance = sum(self.values), sum(value * value for value in self.values)
-        most = self.weight_max
-        low = variance / (2 * total) * chi2.ppf(0.025, 2 * total**2 / variance) if total else 0.0
-        wider, more = variance + most**2, total + most
-        high = wider / (2 * more) * chi2.ppf(0.975, 2 * more**2 / wider) if more else 0.0
-        return total / n, float(low) / n, float(high) / n
+        total, squares = sum(self.values), sum(value * value for value in self.values)
+        low, high = fay_feuer(total, squares, self.weight_max, len(self.values))
+        return total / len(self.values), low, high
 
 
 def read_log(path: Path) -> list[AdRow]:
