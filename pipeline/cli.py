@@ -269,6 +269,22 @@ def replay(settings: Settings, **wish: Any) -> int:
     return run(settings, out, Wish(**wish))
 
 
+@main.command()
+@click.argument("what", type=click.Choice(["explain", "replay"]))
+@click.argument("decision_id")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@_with_settings
+def decisions(settings: Settings, **wish: Any) -> int:
+    """Explain a decision, or draw it again from its log: the same seed and scores give the same answer bit for bit.
+
+    \b
+    Example: herald decisions replay 019e0c4f1a2b7f3a9c01d2e3f4a5b6c7
+    """
+    from pipeline.decisions import Wish, run
+
+    return run(settings, out, Wish(**wish))
+
+
 folder_argument = click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 partitions_type = click.IntRange(min=1)
 to_generation_option = click.option("--to-generation", type=click.IntRange(min=1), default=0, help="Which one to fill.")

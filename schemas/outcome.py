@@ -28,6 +28,8 @@ class DecisionLog(Struct):
     context: dict[str, object] = {}
     features: dict[str, dict[str, object]] = {}  # action id -> its features
     degraded: list[str] = []
+    scores: list[float] = []  # of each candidate: what the policy made the propensities from
+    rules: dict[str, float] = {}  # the policy's settings, by name
 
 
 class OpenDecision(Struct, array_like=True):

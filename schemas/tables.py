@@ -192,6 +192,8 @@ DECISIONS = Table(
         text("context", "JSON object: what was known of the visitor and the request"),
         text("features", "JSON object: action -> its features"),
         Column("degraded", "Array(LowCardinality(String))", "what was missing when it was made"),
+        Column("scores", "Array(Float64)", "the policy's score of each candidate, of which it makes them", "ZSTD(1)"),
+        text("rules", "JSON object: the policy's settings, by name; empty where none were logged"),
         P,
         O,
     ),

@@ -1,7 +1,7 @@
 """A decision: which actions to show, each with its exact probability: a pure function of what it was asked and told.
 
 The draw uses u = hash(decision id, seed, rank), so the same request against the same model gives the same answer bit
-for bit, on any machine: `replay` does it from the log.
+for bit, on any machine: `redraw.py` does it from the log.
 """
 
 import hashlib
@@ -133,7 +133,8 @@ def decide(ask: Ask, known: Known, decision_id: str, seed: str) -> DecisionLog:
     its probability at its own draw: given what was drawn before it.
     """
     candidates, ids, excluded = _eligible(ask.actions)
-    propensities, drawn = draw(known.policy, ids, ask.how_many, decision_id, seed)
+    scores = known.policy.scores(ids) if ids else []
+    propensities, drawn = draw(known.policy, scores, ask.how_many, decision_id, seed)
     choices = [
         Choice(ids[at], rank, probability, candidates[at].campaign_id, candidates[at].creative_id)
         for rank, (at, probability) in enumerate(drawn)
@@ -151,6 +152,8 @@ def decide(ask: Ask, known: Known, decision_id: str, seed: str) -> DecisionLog:
         dict(ask.context),
         {action.id: dict(action.features) for action in candidates if action.features},
         list(known.degraded),
+        scores,
+        known.policy.rules._asdict(),
     )
 
 
@@ -182,35 +185,25 @@ def made_elsewhere(ask: Ask, action_id: str, probability: float, decision_id: st
 
 
 def draw(
-    policy: Policy, action_ids: Sequence[str], count: int, decision_id: str, seed: str
+    policy: Policy, scores: Sequence[float], count: int, decision_id: str, seed: str
 ) -> tuple[list[float], list[tuple[int, float]]]:
     """Draw up to `count` different actions, one after the other.
 
-    Returns (the probabilities of all at the first draw, [(index into action_ids, probability at its draw)]).
+    scores: the policy's, of the actions that can be drawn.
+    Returns (the probabilities of all at the first draw, [(index into scores, probability at its draw)]).
     """
-    if not action_ids:
+    if not scores:
         return [], []
-    left = list(range(len(action_ids)))
-    scores = policy.scores(action_ids)
-    first = probabilities = policy.probabilities(scores)
+    left, scores_left = list(range(len(scores))), list(scores)
+    first = probabilities = policy.probabilities(scores_left)
     drawn: list[tuple[int, float]] = []
-    for rank in range(min(count, len(action_ids))):
+    for rank in range(min(count, len(scores))):
         if rank:
-            probabilities = policy.probabilities(scores)
+            probabilities = policy.probabilities(scores_left)
         at = _pick(probabilities, uniform(decision_id, seed, rank))
         drawn.append((left.pop(at), probabilities[at]))
-        del scores[at]
+        del scores_left[at]
     return first, drawn
-
-
-def replay(log: DecisionLog, policy: Policy) -> bool:
-    """Say whether a logged decision comes out the same again, to the last bit, from its log and the policy it names.
-
-    policy: made from the model of `log.model_version`.
-    """
-    first, drawn = draw(policy, log.candidates, len(log.choices), log.decision_id, log.seed)
-    again = [(log.candidates[at], probability) for at, probability in drawn]
-    return first == log.propensities and again == [(choice.action_id, choice.propensity) for choice in log.choices]
 
 
 def _eligible(actions: Sequence[Candidate]) -> tuple[Sequence[Candidate], list[str], dict[str, str]]:

@@ -233,6 +233,8 @@ def _decision(origin: Origin, event: Event) -> list[tuple[object, ...]]:
             _text(log.context),
             _text(log.features),
             log.degraded,
+            log.scores,
+            _text(log.rules) if log.rules else "",  # as the rows have it that are older than the column
             origin.partition,
             origin.offset,
         )

@@ -15,7 +15,7 @@ from schemas.tables import DECISIONS
 
 _COLUMNS: Final = (
     "visitor", "placement_id", "policy", "model_version", "seed", "choices", "candidates", "propensities", "excluded",
-    "context", "features", "degraded",
+    "context", "features", "degraded", "scores", "rules",
 )  # fmt: skip
 
 
@@ -33,6 +33,8 @@ def explain(log: DecisionLog, visitor: str, source: Literal["memory", "warehouse
         choices=[ChoiceOut(**msgspec.structs.asdict(choice)) for choice in log.choices],
         candidates=log.candidates,
         propensities=log.propensities,
+        scores=log.scores,
+        rules=log.rules,
         excluded=log.excluded,
         context=log.context,
         features=log.features,
@@ -49,6 +51,18 @@ class Archive:
 
     def decision(self, decision_id: str) -> DecisionExplained | None:
         """Return a decision, or None. Raises what the warehouse raises."""
+        found = self.log(decision_id)
+        return explain(*found, "warehouse") if found is not None else None
+
+    def newest_with_tail(self, tail: str) -> DecisionLog | None:
+        """Return the newest decision whose id ends so, or None. tail: what follows an id's 12 digits of time."""
+        statement = f"SELECT max(decision_id) FROM {DECISIONS.name} WHERE substring(decision_id, 13) = %(tail)s"  # noqa: S608
+        found = str(self._warehouse.execute(statement, {"tail": tail})[0][0])
+        log = self.log(found) if found else None
+        return log[0] if log is not None else None
+
+    def log(self, decision_id: str) -> tuple[DecisionLog, str] | None:
+        """Return a decision's log and its visitor, or None. Raises what the warehouse raises."""
         statement = ("SELECT", ", ".join(_COLUMNS), "FROM", DECISIONS.name, "FINAL WHERE decision_id = %(id)s LIMIT 1")
         rows = self._warehouse.execute(" ".join(statement), {"id": decision_id})
         if not rows:
@@ -67,8 +81,10 @@ class Archive:
             context=msgspec.json.decode(row["context"]),
             features=msgspec.json.decode(row["features"]),
             degraded=list(row["degraded"]),
+            scores=list(row["scores"]),
+            rules=msgspec.json.decode(row["rules"] or "{}"),  # "": none were logged
         )
-        return explain(log, row["visitor"], "warehouse")
+        return log, row["visitor"]
 
 
 def of_profile(visitor: str, found: Found, degraded: Sequence[str]) -> ProfileAnswer:

@@ -3,7 +3,9 @@
 import math
 import random
 from collections import Counter
+from typing import Any
 
+import msgspec
 import pytest
 import scipy.stats
 from hypothesis import given
@@ -15,13 +17,14 @@ from pipeline.core.decide import (
     Known,
     decide,
     is_id,
+    made_elsewhere,
     make_id,
     partition_of,
-    replay,
     time_of,
     uniform,
 )
 from pipeline.core.policy import POLICIES, EpsilonGreedy, Policy, PolicyRules, ThompsonSampling, Uniform
+from pipeline.core.redraw import NotDrawable, redraw
 from schemas import block
 from schemas.model import ArmStatistics
 from schemas.outcome import DecisionLog
@@ -103,6 +106,7 @@ ASKED = st.builds(
     st.lists(st.builds(Action, st.sampled_from([f"a{number}" for number in range(9)]),
                        st.sampled_from(["", "https://shop.example/x", "javascript:1"])), max_size=12),
     st.integers(1, 15),
+    st.just({}),
 )  # fmt: skip
 
 
@@ -110,7 +114,11 @@ ASKED = st.builds(
 def test_every_decision_can_be_made_again_from_its_log_to_the_last_bit(ask: Ask, name: str, rand: int) -> None:
     policy = POLICIES[name](ARMS, RULES)
     log = decide(ask, known(policy), make_id(5, ask.visitor, rand), "seed")
-    assert replay(log, POLICIES[name](ARMS, RULES))
+    logged = msgspec.json.decode(msgspec.json.encode(log), type=DecisionLog)  # as it stands in the log
+    again = redraw(logged)
+    assert again.differences == []
+    assert again.propensities == log.propensities
+    assert again.choices == [(choice.action_id, choice.propensity) for choice in log.choices]
     shown = [choice.action_id for choice in log.choices]
     assert len(shown) == len(set(shown)) == min(ask.how_many, len(log.candidates))
     assert set(shown) <= set(log.candidates)
@@ -119,12 +127,49 @@ def test_every_decision_can_be_made_again_from_its_log_to_the_last_bit(ask: Ask,
         assert log.choices[0].propensity == log.propensities[log.candidates.index(shown[0])]
 
 
-def test_another_model_or_an_altered_log_does_not_replay() -> None:
-    log = decision(1, how_many=3)
-    assert replay(log, EpsilonGreedy(ARMS, RULES))
-    assert not replay(log, Uniform(ARMS, RULES))
-    log.choices[0].propensity = math.nextafter(log.choices[0].propensity, 1.0)
-    assert not replay(log, EpsilonGreedy(ARMS, RULES))
+@pytest.mark.parametrize(
+    ("altered", "told"),
+    [
+        ({"scores": [0.5, 0.0, 0.0, 0.0, 0.0]}, "a0: probability 0.84"),
+        ({"rules": {"epsilon": 0.3}}, "a4: probability 0.76"),
+        ({"policy": "uniform"}, "a4: probability 0.2, the log has 0.84"),
+        ({"propensities": [0.2]}, "5 probabilities, the log has 1"),
+    ],
+)
+def test_an_altered_log_does_not_come_out_the_same(altered: dict[str, Any], told: str) -> None:
+    log = decision(1, how_many=5)
+    assert redraw(log).differences == []
+    found = redraw(msgspec.structs.replace(log, **altered)).differences
+    assert any(difference.startswith(told) for difference in found), found
+
+
+@pytest.mark.parametrize("altered", [{"seed": "another"}, {"decision_id": "0" * 32}])
+def test_another_seed_or_id_is_another_draw(altered: dict[str, str]) -> None:
+    log = decision(1, how_many=5, policy=Uniform(ARMS, RULES))
+    found = redraw(msgspec.structs.replace(log, **altered))
+    assert found.propensities == log.propensities
+    assert found.differences[0].startswith("rank ")
+
+
+@pytest.mark.parametrize(
+    ("altered", "told"),
+    [
+        ({"policy": "linear"}, "policy 'linear' is not known here; expected one of epsilon_greedy"),
+        ({"scores": []}, "0 scores of 5 candidates"),
+        ({"rules": {}}, "0 rules; expected one score each"),
+        ({"rules": {"greed": 1.0}}, "expected epsilon, prior_mean, prior_trials"),
+    ],
+)
+def test_a_log_that_cannot_be_drawn_again_says_what_it_lacks(altered: dict[str, Any], told: str) -> None:
+    with pytest.raises(NotDrawable) as caught:
+        redraw(msgspec.structs.replace(decision(1), **altered))
+    assert told in str(caught.value)
+
+
+def test_what_another_system_chose_is_not_drawn_again() -> None:
+    log = made_elsewhere(Ask("home", "v", ACTIONS), "a1", 0.5, make_id(1, "v", 1))
+    with pytest.raises(NotDrawable, match="made elsewhere"):
+        redraw(log)
 
 
 def test_each_excluded_action_is_named_with_its_reason() -> None:

@@ -25,7 +25,7 @@ def earned(name: str, seed: int) -> int:
     for number in range(ROUNDS):
         if number % REFRESH == 0:
             policy = POLICIES[name](arms, PolicyRules(prior_mean=0.03))
-        _, [(at, _)] = draw(policy, list(RATES), 1, f"{seed}-{number}", "seed")
+        _, [(at, _)] = draw(policy, policy.scores(list(RATES)), 1, f"{seed}-{number}", "seed")
         action = list(RATES)[at]
         is_clicked = rng.random() < RATES[action]
         clicks += is_clicked

@@ -101,6 +101,28 @@ def test_nothing_is_called_drained_while_a_stage_stands_still(running: Up, stage
     assert running.ask(f"SELECT count() > 0 FROM {rows} WHERE visitor = '{visitor}'") == [(1,)]  # noqa: S608
 
 
+def test_a_decision_is_explained_and_drawn_again_from_the_warehouse(running: Up) -> None:
+    """Of several actions, one of which may not be shown; a row that somebody changed does not come out the same."""
+    delivery = f"http://127.0.0.1:{running.port('DELIVERY')}/v1/decisions"
+    actions = [{"id": f"a{number}", "features": {"colour": "red"}} for number in range(5)]
+    asked = {"placement": "why", "visitor": "wendy", "count": 3, "actions": [*actions, {"id": "x", "url": "mailto:x"}]}
+    answer = httpx.post(delivery, json=asked).raise_for_status().json()
+    status.drained(running.settings(), 90)
+    shown = herald("decisions", "explain", answer["decision_id"], env=running.env)
+    assert shown.returncode == 0, shown.stderr
+    for text in (*(action["id"] for action in actions), "x (bad_url)", "wendy", "epsilon_greedy epsilon=0.1", "red"):
+        assert text in shown.stdout
+    again = herald("decisions", "replay", answer["decision_id"], env=running.env)
+    assert (again.returncode, "the same, to the last bit" in again.stdout) == (0, True), again.stdout + again.stderr
+    for chosen in answer["actions"]:
+        assert f"rank {chosen['rank']}: {chosen['id']}, probability {chosen['probability']!r}" in again.stdout
+    found = json.loads(herald("decisions", "replay", answer["decision_id"], "--json", env=running.env).stdout)
+    assert found["choices"] == [[chosen["id"], chosen["probability"]] for chosen in answer["actions"]]
+    for name, told in (("0" * 32, "no such decision"), ("wendy", "is no decision id: expected 32")):
+        refused = herald("decisions", "explain", name, env=running.env)
+        assert (refused.returncode, told in refused.stderr) == (1, True)
+
+
 def test_topics_are_compared_and_created(running: Up) -> None:
     """As they are; under another prefix, where all are missing; with another number of partitions, which cannot be."""
     same = herald("topics", env=running.env)
