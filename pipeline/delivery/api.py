@@ -1,8 +1,9 @@
 """What delivery takes and gives, as pydantic models: they validate, and the OpenAPI page is made from them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
 HOW_MANY_MAX = 50
 FEATURES_MAX = 32
@@ -91,7 +92,10 @@ class ChoiceOut(BaseModel):
 
 
 class DecisionExplained(BaseModel):
-    """Why a decision came out as it did. seed, candidates and propensities are enough to draw it again."""
+    """Why a decision came out as it did: seed, candidates, scores and the policy's rules are enough to draw it again.
+
+    scores: what the policy made the propensities from; [] in a decision made elsewhere.
+    """
 
     decision_id: str
     decided_ms: int
@@ -104,6 +108,8 @@ class DecisionExplained(BaseModel):
     choices: list[ChoiceOut]
     candidates: list[str]
     propensities: list[float]
+    scores: list[float]
+    rules: dict[str, float]
     excluded: dict[str, str]
     context: dict[str, object]
     features: dict[str, dict[str, object]]
@@ -122,6 +128,55 @@ class RewardAnswer(BaseModel):
     """The reward is in the log. event_id: a resend under the same id counts once (within a day)."""
 
     event_id: str
+
+
+EventId = Annotated[str, Field(min_length=1, max_length=256, pattern=_TEXT)]
+
+
+class _Foreign(BaseModel):
+    """Another product's request: names as it has them, and what it may add one day is passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel)
+
+
+class RankableAction(_Foreign):
+    """Personalizer: one action, with features by namespace."""
+
+    id: Name
+    features: Annotated[list[dict[str, Any]], Field(max_length=FEATURES_MAX)] = Field(default_factory=list)
+
+
+class RankRequest(_Foreign):
+    """Personalizer: what to rank. eventId: yours; deferActivation: it counts as shown only once it is activated."""
+
+    context_features: Annotated[list[dict[str, Any]], Field(max_length=FEATURES_MAX)] = Field(default_factory=list)
+    actions: Annotated[list[RankableAction], Field(min_length=1)]
+    excluded_actions: list[Name] | None = None
+    event_id: EventId | None = None
+    defer_activation: bool | None = None
+
+
+class RankedAction(BaseModel):
+    """Personalizer: an action and the probability that it is the chosen one; 0 where it was excluded."""
+
+    id: str
+    probability: float
+
+
+class RankAnswer(BaseModel):
+    """Personalizer: all actions in the request's order, and the one to show."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+
+    ranking: list[RankedAction]
+    event_id: str
+    reward_action_id: str
+
+
+class RewardEventRequest(_Foreign):
+    """Personalizer: an event's reward."""
+
+    value: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class ProfileAnswer(BaseModel):

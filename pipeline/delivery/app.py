@@ -20,6 +20,7 @@ from pipeline.delivery.guard import HEADERS_MAX, Guard
 from pipeline.delivery.log import News, Pen, Sender
 from pipeline.delivery.memory import Memory
 from pipeline.delivery.pages import HEADERS, PAGES, content, page
+from pipeline.delivery.personalizer import Personalizer
 from pipeline.delivery.problems import SAFE_HEADERS, Problem, away, render
 from pipeline.delivery.reports import Source, read_query, run_query
 from pipeline.delivery.routes import ROUTES, Route, document
@@ -53,6 +54,7 @@ class Delivery:
         self.desk = Desk(settings, memory, pen, signing_key)
         self.is_stopping = False
         self._key = signing_key
+        self._personalizer = Personalizer(settings, self.guard, self.desk, pen, Archive(warehouse), self._ask_warehouse)
         self._document = msgspec.json.encode(document())
         self._index = content("index.html")
 
@@ -95,6 +97,18 @@ class Delivery:
         if not landed:
             raise away("the log did not confirm the reward in time")
         return _json(RewardAnswer(event_id=news.event_id))
+
+    async def rank(self, request: Request) -> Answer:
+        """Azure Personalizer's rank."""
+        return await self._personalizer.rank(request, now_ms())
+
+    async def reward_event(self, request: Request) -> Answer:
+        """Azure Personalizer's reward of an event."""
+        return await self._personalizer.reward(request, now_ms())
+
+    async def activate_event(self, request: Request) -> Answer:
+        """Azure Personalizer's activation of a deferred event."""
+        return await self._personalizer.activate(request, now_ms())
 
     def profile(self, request: Request) -> Answer:
         """Return what is known of a visitor."""

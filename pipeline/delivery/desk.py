@@ -72,16 +72,33 @@ class Desk:
         return Asked(request, visitor, Sender(request.site or self._sites[0], no_consent=no_consent))
 
     def decide(self, asked: Asked, time_ms: int) -> DecisionAnswer:
-        """Decide, log it, and return the answer with its signed addresses.
+        """Decide, log it, and return the answer with its signed addresses. As `log`."""
+        found = self._memory.visitor(asked.visitor) if asked.visitor else NOBODY
+        log = self._logged(asked, found, time_ms, next(self._random))
+        return DecisionAnswer(
+            decision_id=log.decision_id,
+            actions=self._links(log, asked.request, asked.sender, time_ms),
+            model_version=log.model_version,
+            policy=log.policy,
+            profile=ProfileRead(known=found.state is not None, version=found.version),
+            degraded=log.degraded,
+        )
 
-        time_ms: now. What is missing (profiles, models, room in the log) is named in `degraded`, and stops nothing.
+    def log(self, asked: Asked, time_ms: int, random_48: int | None = None) -> DecisionLog:
+        """Decide, log it, and return the log.
+
+        time_ms: now. random_48: of the decision's id, None for random ones. What is missing (profiles, models, room in
+        the log) is named in `degraded`, and stops nothing.
         """
+        found = self._memory.visitor(asked.visitor) if asked.visitor else NOBODY
+        return self._logged(asked, found, time_ms, next(self._random) if random_48 is None else random_48)
+
+    def _logged(self, asked: Asked, found: Found, time_ms: int, random_48: int) -> DecisionLog:
         request, visitor = asked.request, asked.visitor
-        found = self._memory.visitor(visitor) if visitor else NOBODY
         policy = self._memory.policy(request.placement)
         missing = self._memory.degraded(visitor, time_ms) + ([UNREADABLE] if found.is_unreadable else [])
         known = Known(policy.policy, policy.model_version, missing)
-        decision_id = make_id(time_ms, visitor, next(self._random))
+        decision_id = make_id(time_ms, visitor, random_48)
         ask = self._ask(request, visitor, found)
         if request.made is not None:
             log = made_elsewhere(ask, request.made.action_id, request.made.probability, decision_id)
@@ -91,14 +108,7 @@ class Desk:
             log.degraded.append(UNLOGGED)
         is_known = str(self._memory.is_known(request.placement)).lower()
         metrics.DECISIONS.labels(is_known, str(bool(log.degraded)).lower()).inc()
-        return DecisionAnswer(
-            decision_id=decision_id,
-            actions=self._links(log, request, asked.sender, time_ms),
-            model_version=log.model_version,
-            policy=log.policy,
-            profile=ProfileRead(known=found.state is not None, version=found.version),
-            degraded=log.degraded,
-        )
+        return log
 
     def _ask(self, request: DecisionRequest, visitor: str, found: Found) -> Ask:
         context: dict[str, object] = dict(request.context)

@@ -45,7 +45,7 @@ class Guard:
         """Raise Problem 401 where keys are set and the request has none of them."""
         if not self._keys:
             return
-        given = request.header("x-herald-key")
+        given = request.header("x-herald-key") or request.header("ocp-apim-subscription-key")
         scheme, _, token = request.header("authorization").partition(" ")
         if not given and scheme.lower() == "bearer":
             given = token.strip()

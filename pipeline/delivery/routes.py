@@ -60,6 +60,19 @@ ROUTES: Final[tuple[Route, ...]] = (
           gives=api.DecisionExplained, problems=(404, 503, *_KEYED), needs_key=True),
     Route("POST", "/v1/decisions/{decision_id}/reward", "reward", "tell a decision's reward; 200 once it is stored",
           api.RewardRequest, api.RewardAnswer, problems=(404, 503, *_BODY, *_KEYED), needs_key=True),
+    *(
+        route
+        for base in ("/personalizer/v1.0", "/placements/{placement}/personalizer/v1.0")
+        for route in (
+            Route("POST", f"{base}/rank", "rank", "Azure Personalizer's: rank actions", api.RankRequest,
+                  api.RankAnswer, status=201, problems=_BODY + _KEYED, needs_key=True),
+            Route("POST", f"{base}/events/{{event_id:path}}/reward", "reward_event", "Azure Personalizer's: a reward",
+                  api.RewardEventRequest, media="", status=204, problems=(404, 503, *_BODY, *_KEYED), needs_key=True),
+            Route("POST", f"{base}/events/{{event_id:path}}/activate", "activate_event",
+                  "Azure Personalizer's: a deferred event was shown", media="", status=204,
+                  problems=(404, 503, *_KEYED), needs_key=True),
+        )
+    ),
     Route("GET", "/v1/profiles/{visitor:path}", "profile", "what is known of a visitor", gives=api.ProfileAnswer,
           problems=(404, 503, *_KEYED), needs_key=True),
     Route("GET", "/v1/models/{placement:path}", "model", "what a placement has learnt", gives=api.ModelAnswer,
@@ -78,7 +91,8 @@ ROUTES: Final[tuple[Route, ...]] = (
 )  # fmt: skip
 
 _REASONS: Final = {
-    200: "done", 302: "on to the target", 400: "malformed", 401: "no delivery key", 404: "unknown", 408: "too slow",
+    200: "done", 201: "ranked", 204: "taken", 302: "on to the target", 400: "malformed", 401: "no delivery key",
+    404: "unknown", 408: "too slow",
     413: "too large", 415: "not JSON", 422: "not a report", 431: "too many headers",
     503: "away: try again after Retry-After seconds",
 }  # fmt: skip
@@ -103,7 +117,8 @@ def document() -> dict[str, Any]:
 
 
 def _operation(route: Route) -> dict[str, Any]:
-    found: dict[str, Any] = {"operationId": route.name, "summary": route.meaning, "responses": {}}
+    operation = f"{route.name}_of_placement" if route.path.startswith("/placements/") else route.name
+    found: dict[str, Any] = {"operationId": operation, "summary": route.meaning, "responses": {}}
     names = re.findall(r"{(\w+)", route.path)
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": _OF_PATH.get(name, {"type": "string"})}

@@ -17,7 +17,10 @@ import httpx
 import psutil
 import pytest
 import requests
+from azure.cognitiveservices.personalizer import PersonalizerClient
+from azure.cognitiveservices.personalizer.models import RankableAction, RankRequest
 from kafka import TopicPartition
+from msrest.authentication import CognitiveServicesCredentials
 from segment.analytics.client import Client
 from snowplow_tracker import Emitter, PageView, SelfDescribingJson, StructuredEvent, Subject, Tracker
 
@@ -387,3 +390,42 @@ def test_segments_client_survives_a_broker_that_hangs_and_then_dies(herald: Whol
     rows = herald.ask("SELECT event_id, count() FROM events FINAL WHERE name = 'Survived' GROUP BY event_id")
     assert Counter({str(name): int(str(count)) for name, count in rows}) == Counter(sent)
     assert total(status.books).missing == 0
+
+
+# --- who comes from Azure Personalizer --------------------------------------------------------------------------------
+
+
+def test_personalizers_client_teaches_a_placement_also_across_a_killed_delivery(herald: Whole) -> None:
+    """Ids are the client's own. The delivery that ranked is dead when the rewards come: they are found by the log."""
+    loop = PersonalizerClient(f"{herald.delivery_url}/placements/azure", CognitiveServicesCredentials("any"))
+    actions = [RankableAction(id=name, features=[{"kind": name}]) for name in ("a", "b")]
+    names = [f"order-{uuid.uuid4()}" for _ in range(12)]
+    chosen = {name: loop.rank(RankRequest(actions=actions, event_id=name)).reward_action_id for name in names}
+
+    def told(sql: str) -> int:
+        return int(str(herald.ask(f"SELECT {sql} WHERE placement_id = 'azure'")[0][0]))
+
+    until(lambda: told("count() FROM decisions FINAL") == len(names), "the decisions are in the warehouse")
+    pid = herald.supervisor.pid("delivery")
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: herald.supervisor.pid("delivery") not in (None, pid) and _is_ready(herald), "delivery is back")
+    for name in names:
+        loop.events.reward(name, 1.0 if chosen[name] == "a" else 0.0)
+    liked = sum(action == "a" for action in chosen.values())
+    until(lambda: told("sum(reward_micros) FROM outcomes FINAL") == liked * 1_000_000, "the rewards are joined")
+    assert told("countIf(toUnixTimestamp64Milli(impressed) > 0) FROM outcomes FINAL") == len(names)
+
+    def learnt() -> dict[str, Any]:
+        arms = requests.get(f"{herald.delivery_url}/v1/models/azure", timeout=20).json().get("arms", [])
+        return {arm["id"]: (arm["trials"], arm["reward"]) for arm in arms}
+
+    expected = {action: (many, float(many * (action == "a"))) for action, many in Counter(chosen.values()).items()}
+    until(lambda: learnt() == expected, f"the placement has learnt {expected}")
+
+
+def _is_ready(herald: Whole) -> bool:
+    try:
+        return requests.get(f"{herald.delivery_url}/readyz", timeout=5).status_code == 200
+    except requests.RequestException:
+        return False
