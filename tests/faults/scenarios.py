@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from pipeline import status
 from pipeline.edge import kafka
+from schemas.tables import SEALS, TABLES
 from tests.agents.rig import until
 from tests.faults import truth
 from tests.faults.gauge import Gauge, Share, stored, weights
@@ -174,10 +175,10 @@ def warehouse_refuses(stage: Stage) -> None:
 
 
 def disk_full(stage: Stage) -> None:
-    """The warehouse's disk has no byte left."""
+    """The warehouse's disk has no byte left, and none comes free while parts that were merged are thrown away."""
     ballast = stage.plant.warehouse.disk / "ballast"
     try:
-        with _standing(stage):
+        with _tables_with(stage.plant, old_parts_lifetime=86_400), _standing(stage):
             _fill(ballast)
     finally:
         ballast.unlink()
@@ -194,15 +195,29 @@ def _fill(path: os.PathLike[str]) -> None:
 
 
 def too_many_parts(stage: Stage) -> None:
-    """Merges stand still and the table of events takes no more parts: a real 252."""
-    plant = stage.plant
-    plant.ask("SYSTEM STOP MERGES")
+    """Merges stand still and no table takes more parts: a real 252.
+
+    Not that of events alone: a chunk in which there are none, only sessions, say, would rightly be stored.
+    """
+    stage.plant.ask("SYSTEM STOP MERGES")
     try:
-        with _standing(stage):
-            plant.ask("ALTER TABLE events MODIFY SETTING parts_to_throw_insert = 1, parts_to_delay_insert = 1")
+        with _tables_with(stage.plant, parts_to_throw_insert=1, parts_to_delay_insert=1), _standing(stage):
+            pass  # the setting is the fault
     finally:
-        plant.ask("ALTER TABLE events RESET SETTING parts_to_throw_insert, parts_to_delay_insert")
-        plant.ask("SYSTEM START MERGES")
+        stage.plant.ask("SYSTEM START MERGES")
+
+
+@contextmanager
+def _tables_with(plant: Plant, **settings: int) -> Iterator[None]:
+    """All tables but the auditor's own have these settings."""
+    names = [table.name for table in TABLES if table is not SEALS]
+    try:
+        for name in names:
+            plant.ask(f"ALTER TABLE {name} MODIFY SETTING {', '.join(f'{key} = {settings[key]}' for key in settings)}")
+        yield
+    finally:
+        for name in names:
+            plant.ask(f"ALTER TABLE {name} RESET SETTING {', '.join(settings)}")
 
 
 @contextmanager
