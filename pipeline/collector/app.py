@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from pipeline.collector import pixel, segment, snowplow
@@ -29,7 +30,7 @@ from pipeline.collector.identity import (
     set_cookie,
 )
 from pipeline.collector.quota import Quota
-from pipeline.collector.request import Intake, Request, Rules
+from pipeline.collector.request import Intake, Item, Request, Rules
 from pipeline.core.mask import mask, truncate_ip
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.edge.metrics import OVER_QUOTA, RECEIVED, REGISTRY, REJECTED, REQUESTS
@@ -84,7 +85,18 @@ SNOWPLOW_FINAL = {413: 422, 415: 422}
 """Snowplow's trackers resend for ever on all but 400, 401, 403, 410 and 422, and the request grows each time."""
 
 
-class Taken(NamedTuple):
+class Sender(Struct, frozen=True):
+    """What the headers of a request say about who sends it. reading: the answer's headers that let a page read it."""
+
+    may_send: bool
+    reading: tuple[tuple[str, str], ...]
+    user_agent: str
+    referrer: str
+    cookie: str
+    no_consent: bool
+
+
+class Taken(Struct, frozen=True):
     """Events waiting in their blocks for the broker's word. kind: the answer's media type; body: None for a report."""
 
     intake: Intake
@@ -157,11 +169,10 @@ class Collector:
             raise Refusal(431, "too_many_headers", f"{head.lines} headers, expected at most {HEADERS_MAX}")
         if route is None:
             raise Refusal(404, "unknown_path", f"no such path: {head.path[:100]}")
-        origin = head.header("origin")
         if head.method == "OPTIONS":
-            asked = head.header("access-control-request-headers")
+            origin, asked = head.header("origin"), head.header("access-control-request-headers")
             return Answer(204, self._origins.preflight(origin, asked, (*route.methods, "OPTIONS")), b"")
-        if not self._origins.allows(origin):
+        if not self._sender(head).may_send:
             raise Refusal(403, "origin", "this origin may not send here")
         if head.method not in route.methods:
             raise Refusal(405, "method", f"expected {', '.join(route.methods)}")
@@ -192,10 +203,9 @@ class Collector:
 
     def _done(self, answer: Answer, head: Head | None, route: Route | None) -> Answer:
         """Count an answer, and tell a browser whether its page may read it."""
-        status, headers, body = answer
-        _requests(route.kind if route is not None else "unknown", status).inc()
-        origin = head.headers.get("origin", "") if head is not None else ""
-        return Answer(status, [*headers, *self._origins.headers(origin)], body)
+        _requests(route.kind if route is not None else "unknown", answer.status).inc()
+        reading = self._sender(head).reading if head is not None else self._origins.headers("")
+        return Answer(answer.status, (*answer.headers, *reading), answer.body)
 
     def _bug(self, error: Exception, route: Route) -> Answer:
         self._complain(error)
@@ -280,11 +290,9 @@ class Collector:
         return unpacked
 
     def _request(self, head: Head, route: Route, body: bytes) -> Request:
-        get = head.headers.get
-        address = head.client
+        sender, address = self._sender(head), head.client
         if self._proxies:
-            address = client_ip(address, get("x-forwarded-for", ""), self._proxies)
-        cookie = get("cookie")
+            address = client_ip(address, head.header("x-forwarded-for"), self._proxies)
         return Request(
             kind=route.kind,
             query=head.query,
@@ -292,11 +300,28 @@ class Collector:
             header=head.header,
             received_time_ms=now_ms(),
             ip=truncate_ip(address),
-            user_agent=self._masked_text(get("user-agent", "")[:HEADER_CHARS_MAX]),
-            referrer=self._masked_text(get("referer", "")[:HEADER_CHARS_MAX]),
-            cookie=cookie_id(cookie, self._settings.cookie_name) if cookie else "",
-            no_consent=refuses_tracking(head.headers),
+            user_agent=sender.user_agent,
+            referrer=sender.referrer,
+            cookie=sender.cookie,
+            no_consent=sender.no_consent,
+            notes=head.notes,
         )
+
+    def _sender(self, head: Head) -> Sender:
+        """Return what the headers say, found once for all requests with the same ones."""
+        found: Sender | None = head.notes.get("sender")
+        if found is None:
+            get = head.headers.get
+            origin, cookie = get("origin", ""), get("cookie")
+            found = head.notes["sender"] = Sender(
+                may_send=self._origins.allows(origin),
+                reading=tuple(self._origins.headers(origin)),
+                user_agent=self._masked_text(get("user-agent", "")[:HEADER_CHARS_MAX]),
+                referrer=self._masked_text(get("referer", "")[:HEADER_CHARS_MAX]),
+                cookie=cookie_id(cookie, self._settings.cookie_name) if cookie else "",
+                no_consent=refuses_tracking(head.headers),
+            )
+        return found
 
     def _mask_text(self, text: str) -> str:
         """Mask a header's value: as a JSON text, since that is what mask() takes."""
@@ -337,18 +362,10 @@ class Collector:
             raise Refusal(429, "quota", limit, max(1, math.ceil(wait_s)))
 
     def _add(self, intake: Intake) -> set[Ticket]:
-        add, partitions = self._writer.add, self._settings.partitions
-        return {
-            add(
-                partition_of(item.visitor or item.event_id or secrets.token_hex(8), partitions),
-                item.context,
-                item.event_id,
-                item.visitor,
-                item.raw,
-                item.refused,
-            )
-            for item in intake.items
-        }
+        return self._writer.add_all(intake.items, self._partition)
+
+    def _partition(self, item: Item) -> int:
+        return partition_of(item.visitor or item.event_id or secrets.token_hex(8), self._settings.partitions)
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 

@@ -7,11 +7,12 @@ comes from elsewhere.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Protocol
 
 from pipeline.collector.gather import Gather, GatherRules, PendingBlock
+from pipeline.collector.request import Item
 from pipeline.collector.sink import KafkaSink
 from pipeline.edge.clock import now_ms
 from pipeline.edge.metrics import ACK_SECONDS, BLOCK_ROWS, IN_FLIGHT_BYTES
@@ -47,7 +48,7 @@ class Sink(Protocol):
 
 
 class Landing:
-    """A request's wait for its blocks: one call, however many blocks and events."""
+    """A request's wait for several blocks: one call, however many there are."""
 
     __slots__ = ("_done", "_missing")
 
@@ -64,7 +65,8 @@ class Landing:
             done(landed)
 
 
-Ticket = PendingBlock[Landing]
+Tell = Callable[[bool], None]
+Ticket = PendingBlock[Tell]
 
 
 class BlockWriter:
@@ -101,7 +103,7 @@ class BlockWriter:
         self._writer_id = writer_id
         self._sink: Sink = sink or KafkaSink(settings, self._refuse)
         self.refused: asyncio.Future[SettingsError] = loop.create_future()
-        self._gather: Gather[Landing] = Gather(settings.partitions, rules, self._now_ms())
+        self._gather: Gather[Tell] = Gather(settings.partitions, rules, self._now_ms())
         self._flush_timer: asyncio.TimerHandle | None = None
         self._beat_timer: asyncio.TimerHandle | None = None
         self._answers: deque[tuple[int, Ticket, float, bool]] = deque()
@@ -148,19 +150,28 @@ class BlockWriter:
         self, partition: int, context: Context, event_id: str, visitor: str, raw: bytes, refused: str = ""
     ) -> Ticket:
         """Put one event into the partition's open block; returns the block's ticket for `landed`."""
-        ticket = self._gather.add(partition, context, event_id, visitor, raw, refused, self._now_ms())
+        (ticket,) = self.add_all([Item(context, event_id, visitor, raw, refused)], lambda _: partition)
+        return ticket
+
+    def add_all(self, items: Iterable[Item], partition_of: Callable[[Item], int]) -> set[Ticket]:
+        """Put events into the open blocks of their partitions; returns the blocks' tickets for `landed`."""
+        add, now_ms = self._gather.add, self._now_ms()
+        tickets = set()
+        for item in items:
+            context, event_id, visitor, raw, refused = item.context, item.event_id, item.visitor, item.raw, item.refused
+            tickets.add(add(partition_of(item), context, event_id, visitor, raw, refused, now_ms))
         if self._flush_timer is None:
             self._flush_timer = self._loop.call_later(self._settings.flush_ms / 1_000, self._flush_due)
-        return ticket
+        return tickets
 
     def when_landed(self, tickets: set[Ticket], done: Callable[[bool], None]) -> None:
         """Call done(True) once the broker has every block, done(False) where one was given up."""
         if not tickets:
             done(True)
             return
-        landing = Landing(done, len(tickets))
+        tell = done if len(tickets) == 1 else Landing(done, len(tickets)).tell
         for ticket in tickets:
-            ticket.waiters.append(landing)
+            ticket.waiters.append(tell)
 
     async def landed(self, tickets: set[Ticket]) -> bool:
         """Wait for the broker's word: True once it has every block, False where one was given up."""
@@ -225,8 +236,7 @@ class BlockWriter:
                 continue  # given up before: its clients have been told to resend
             ACK_SECONDS.observe(monotonic() - sent_s)
             is_failing |= not landed
-            for landing in ticket.waiters:
-                landing.tell(landed)
+            _tell(ticket, landed)
         if is_failing:
             self._sink.reset()
         self._send_due()
@@ -259,5 +269,11 @@ class BlockWriter:
 
     def _fail(self, given_up: list[Ticket]) -> None:
         for ticket in given_up:
-            for landing in ticket.waiters:
-                landing.tell(False)
+            _tell(ticket, False)
+
+
+def _tell(ticket: Ticket, landed: bool) -> None:
+    """Tell all who wait for a block; it forgets them, else the two would hold each other until a garbage collection."""
+    waiters, ticket.waiters = ticket.waiters, []
+    for tell in waiters:
+        tell(landed)

@@ -4,6 +4,9 @@ from urllib.parse import unquote_plus
 
 PAIRS_MAX = 256
 
+COMMON = (("%3A", ":"), ("%2F", "/"), ("%3a", ":"), ("%2f", "/"))
+"""The escapes of an address, mostly its only ones. No part of another escape can come of them, so they may go first."""
+
 _ASCII = {f"{code:02{case}}": chr(code) for code in range(128) for case in "xX"}
 
 
@@ -13,9 +16,12 @@ def unquote_fast(text: str) -> str:
     >>> unquote_fast("https%3A%2f%2Fx.y+z"), unquote_fast("%C3%A9%zz%")
     ('https://x.y z', 'é%zz%')
     """
-    if "%" not in text:
-        return text.replace("+", " ")
-    first, *rest = text.replace("+", " ").split("%")
+    plain = text.replace("+", " ")
+    for escape, letter in COMMON:
+        if "%" not in plain:
+            return plain
+        plain = plain.replace(escape, letter)
+    first, *rest = plain.split("%")
     parts = [first]
     for part in rest:
         char = _ASCII.get(part[:2])

@@ -1,9 +1,10 @@
 """What the endpoints share: a request as the protocols see it, and what they make of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from pipeline.collector.identity import WriteKeys
 from schemas.event import Context
@@ -30,11 +31,11 @@ class Rules:
     new_visitor: Callable[[], str]
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct):
     """What a protocol needs of an HTTP request; body is unpacked and not yet masked.
 
     header: look-up by lower-case name, "" where absent. ip: cut. cookie: usable visitor id in our cookie, else "".
+    notes: what a protocol found out from the headers alone; later requests with the same headers come with them.
     """
 
     kind: str
@@ -47,10 +48,10 @@ class Request:
     referrer: str
     cookie: str
     no_consent: bool
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Intake:
+class Intake(Struct):
     """What a protocol made of a request. new_visitor: an id to set as cookie, else "".
 
     unknown: place -> event id of the items with no known key; nothing of them is stored.

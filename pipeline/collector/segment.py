@@ -87,8 +87,7 @@ def keep_refused(request: Request, rules: Rules, refusal: Refusal) -> Intake | N
 
     None where the reason is not the body's, or where no known key in the headers says whose it is.
     """
-    reason, key = KEPT_REFUSALS.get(refusal.code), _header_key(request)
-    site = rules.keys.site(key) if reason is not None and key else ""
+    reason, (_, site) = KEPT_REFUSALS.get(refusal.code), _header_key(request, rules.keys)
     if reason is None or not site:
         return None
     context = _context(request, site, _Envelope(), no_consent=request.no_consent)
@@ -129,20 +128,30 @@ def _split_mended(value: Any, is_batch: bool, mask_key: bytes) -> tuple[list[byt
 
 def _authorise(request: Request, envelope: _Envelope, body: bytes, keys: WriteKeys) -> tuple[str, str]:
     """Return (key, site). The key is the Basic user, or X-Write-Key, or `writeKey` in the body, or in the query."""
-    given = _header_key(request)
-    if given is None and isinstance(envelope.writeKey, str):
-        given = envelope.writeKey
-        if not keys.site(given) and body:  # a key that masking took for something else
-            given = _key_unmasked(body) or given
-    if given is None and request.query.startswith("writeKey="):
-        given = request.query[9:].partition("&")[0]
-    site = keys.site(given) if given else ""
+    given, site = _header_key(request, keys)
+    if given is None:
+        if isinstance(envelope.writeKey, str):
+            given = envelope.writeKey
+            if not keys.site(given) and body:  # a key that masking took for something else
+                given = _key_unmasked(body) or given
+        elif request.query.startswith("writeKey="):
+            given = request.query[9:].partition("&")[0]
+        site = keys.site(given) if given else ""
     if not site:
         raise Refusal(401, "unknown_key", "no known write key: expected Basic auth, X-Write-Key or `writeKey`")
     return given or "", site
 
 
-def _header_key(request: Request) -> str | None:
+def _header_key(request: Request, keys: WriteKeys) -> tuple[str | None, str]:
+    """Return (key in the headers, its site); None where they hold no key. Found once for all with the same headers."""
+    found: tuple[str | None, str] | None = request.notes.get("header_key")
+    if found is None:
+        key = _read_header_key(request)
+        found = request.notes["header_key"] = key, keys.site(key) if key else ""
+    return found
+
+
+def _read_header_key(request: Request) -> str | None:
     authorization = request.header("authorization")
     if authorization[:6].lower() == "basic ":
         try:

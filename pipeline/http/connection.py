@@ -11,9 +11,11 @@ from enum import Enum, auto
 from typing import Any, Final, Protocol
 
 import httptools
+from msgspec import Struct
 
+from pipeline.http.heads import LINES_MAX, MISSES_MAX, Heads, Known, Parts, split
 from pipeline.http.limits import LINGER_BYTES_MAX, OPEN_MAX, OVERHEAD_BYTES, OVERHEAD_FACTOR, Limits
-from pipeline.http.message import Answer, Application, Head, Receiver, Refusal, has_body, render
+from pipeline.http.message import Answer, Application, Head, Receiver, Refusal, render
 from pipeline.http.spelling import NAMES, escaped
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class Home(Protocol):
 
     app: Application
     limits: Limits
+    heads: Heads
     connections: "set[Connection]"
     now_s: float
     date: bytes
@@ -45,15 +48,17 @@ class Home(Protocol):
     is_stopping: bool
 
 
-class Exchange:
-    """One request and the place of its answer."""
+class Exchange(Struct):
+    """One request and the place of its answer.
 
-    __slots__ = ("connection", "data", "is_head", "is_last", "is_old")
+    is_last: the connection ends with it. is_old: HTTP/1.0. is_head: the answer goes without its body. data: the answer.
+    """
 
-    def __init__(self, connection: "Connection", is_last: bool, is_old: bool, is_head: bool) -> None:
-        """is_last: the connection ends with it. is_old: HTTP/1.0. is_head: the answer goes without its body."""
-        self.connection, self.is_last, self.is_old, self.is_head = connection, is_last, is_old, is_head
-        self.data = b""
+    connection: "Connection"
+    is_last: bool
+    is_old: bool
+    is_head: bool
+    data: bytes = b""
 
     def __call__(self, answer: Answer) -> None:
         """Send the answer as soon as those before it are sent. Nothing happens once the client is gone."""
@@ -79,6 +84,9 @@ class Connection(asyncio.Protocol):
         self._open: deque[Exchange] = deque()
         self._is_ending = False  # nothing more is read
         self._is_refused = False  # the request being read has its answer already
+        self._new: Parts | None = None  # the head being parsed, to be remembered
+        self._misses = 0  # heads in a row that were new
+        self._keeps = True  # the connection, after a body that the parser does not read
         self._begin_head()
 
     # --- what the event loop calls ------------------------------------------------------------------------------------
@@ -101,11 +109,44 @@ class Connection(asyncio.Protocol):
                 self.abort()
             return
         self._raw_bytes += len(data)
+        if self._place is Place.IDLE:
+            data = self._take_head(data)
         if self._left_bytes:
-            self._take_left(data)
-            return
-        if self._place is Place.IDLE and not data.isascii():
-            data = escaped(data)
+            data = self._take_left(data)
+        if data and not self._is_ending:
+            self._parse(data)
+        if self._place is not Place.IDLE and not self._is_ending:
+            self._check_size()
+
+    def _take_head(self, data: bytes) -> bytes:
+        """Take a request from its first byte on; return what is not read yet. A head that is known needs no parser."""
+        parts = split(data) if self._misses < MISSES_MAX else None
+        if parts is None or parts.size > self._limits.head_bytes_max:
+            return data if data.isascii() else escaped(data)
+        known = self.home.heads.get(parts.lines)
+        if known is not None:
+            self._misses = 0
+            self._begin_known(parts, known)
+        else:
+            self._misses += 1
+            self._new = parts
+            self._parse(data[: parts.size])
+            self._new = None
+        return data[parts.size :]
+
+    def _begin_known(self, parts: Parts, known: Known) -> None:
+        """Begin a request past the parser, which stays between two requests: of its body, the length is known."""
+        length, lines = parts.length or 0, known.lines + (parts.length is not None)
+        self._raw_bytes, self._left_bytes, self._keeps = 0, length, True
+        try:
+            head = Head(parts.method, parts.target, known.headers, lines, self._client, known.notes)
+            self._begin(head, length, False, None)
+        except Exception as error:  # noqa: BLE001 - as the parser does with a callback's
+            self._refuse_fault(error)
+        if not length:
+            self._complete(True, False)
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as found:
@@ -114,8 +155,6 @@ class Connection(asyncio.Protocol):
             self._refuse_fault(error.__context__ or error)
         except httptools.HttpParserError as error:
             self._refuse(Refusal(400, "bad_http", f"not HTTP/1.1: {error}"[:200]))
-        if self._place is not Place.IDLE and not self._is_ending:
-            self._check_size()
 
     def _check_size(self) -> None:
         """Refuse what is too large while it is not whole: the parser itself has no bounds."""
@@ -124,14 +163,15 @@ class Connection(asyncio.Protocol):
         elif self._place is Place.BODY and self._raw_bytes > OVERHEAD_BYTES + OVERHEAD_FACTOR * self._size:
             self._refuse(Refusal(400, "bad_http", "the chunks of the body hold hardly any of it"))
 
-    def _take_left(self, data: bytes) -> None:
-        """Take the body of a request that asks for an upgrade: the parser leaves it to us, we know its length."""
+    def _take_left(self, data: bytes) -> bytes:
+        """Take of a body what the parser leaves to us, since its length is known; return what comes after it."""
         piece = data[: self._left_bytes]
         if piece:
             self._left_bytes -= len(piece)
             self.on_body(piece)
             if not self._left_bytes:
-                self.on_message_complete()
+                self._complete(self._keeps, False)
+        return data[len(piece) :]
 
     def eof_received(self) -> bool:
         """The client will send no more; what it has asked is still answered."""
@@ -194,36 +234,47 @@ class Connection(asyncio.Protocol):
         """The head is whole."""
         if self._is_ending:
             return
-        parser = self._parser
+        parser, headers = self._parser, self._headers
         method, target = parser.get_method().decode("latin-1"), self._url.decode("utf-8", "replace")
-        head = self._head = Head(method, target, self._headers, self._lines, self._client)
-        self._place, self._since_s = Place.BODY, self.home.now_s
+        is_chunked, upgrades = "transfer-encoding" in headers, parser.should_upgrade()
+        stated = int(headers.pop("content-length")) if "content-length" in headers else None
+        length = stated or 0
+        head = Head(method, target, headers, self._lines, self._client)
+        if self._new is not None and parser.should_keep_alive() and not (is_chunked or upgrades):
+            self._remember(self._new, head, stated)
+        if upgrades:
+            self._left_bytes, self._keeps = length, False
+        refusal = None
         if self._head_bytes + len(self._url) > self._limits.head_bytes_max:
-            self._refuse(self._head_too_large())
-            return
-        refusal = self._refusal_of(head)
+            refusal = self._head_too_large()
+        elif upgrades and is_chunked:
+            refusal = Refusal(400, "bad_http", "an upgrade with a chunked body: expected its length, or no upgrade")
+        self._begin(head, length, is_chunked, refusal)
+
+    def _remember(self, new: Parts, head: Head, length: int | None) -> None:
+        """Remember a head, if the parser found in it, line for line, what we did: else it has a meaning beyond ours."""
+        lines, others = new.lines.count(b"\r\n"), head.lines - (length is not None)
+        is_same = (new.method, new.target, new.length, lines) == (head.method, self._url.decode(), length, others)
+        if is_same and lines <= LINES_MAX:
+            self.home.heads.put(new.lines, Known(head.headers, lines, head.notes))
+
+    def _begin(self, head: Head, length: int, is_chunked: bool, refusal: Refusal | None) -> None:
+        """A head is whole: ask the application who takes its body."""
+        self._head, self._place, self._since_s = head, Place.BODY, self.home.now_s
+        if refusal is None and length > self._limits.body_bytes_max:
+            refusal = self._too_large()
         if refusal is not None:
             self._refuse(refusal)
             return
-        if parser.should_upgrade():
-            self._left_bytes = int(head.headers.get("content-length", "0"))
         found = self._app.begin(head)
         if not isinstance(found, Answer):
             self._receiver = found
             if head.headers.get("expect", "").lower() == "100-continue" and not self._open:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        elif has_body(head.headers) or found.status in ENDING:
+        elif length or is_chunked or found.status in ENDING:
             self._end_with(found)
         else:
             self._receiver = lambda _, reply: reply(found)
-
-    def _refusal_of(self, head: Head) -> Refusal | None:
-        length = head.headers.get("content-length", "0")
-        if length != "0" and int(length) > self._limits.body_bytes_max:
-            return self._too_large()
-        if self._parser.should_upgrade() and "transfer-encoding" in head.headers:
-            return Refusal(400, "bad_http", "an upgrade with a chunked body: expected its length, or no upgrade")
-        return None
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -238,19 +289,26 @@ class Connection(asyncio.Protocol):
             self._refuse(Refusal(503, "buffer_full", "too many bodies are being read: send again"))
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
-        receiver = self._receiver
-        if receiver is None or self._left_bytes:
-            return  # answered already, or not whole
-        parser, parts = self._parser, self._parts
+        """The parser has read a request."""
+        if not self._left_bytes:
+            parser = self._parser
+            self._complete(
+                parser.should_keep_alive() and not parser.should_upgrade(), parser.get_http_version() == "1.0"
+            )
+
+    def _complete(self, keeps: bool, is_old: bool) -> None:
+        """A request is whole: have it answered."""
+        receiver, parts = self._receiver, self._parts
+        if receiver is None:
+            return  # answered already
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._forget_body()
         self._receiver, self._place, self._since_s = None, Place.IDLE, self.home.now_s
-        keeps = parser.should_keep_alive() and not parser.should_upgrade() and not self._is_ending
-        self._is_ending |= not keeps
+        keeps = keeps and not self._is_ending
+        self._is_ending = not keeps
         head = self._head
         assert head is not None, "a message is complete after its head"
-        exchange = Exchange(self, not keeps, parser.get_http_version() == "1.0", head.method == "HEAD")
+        exchange = Exchange(self, not keeps, is_old, head.method == "HEAD")
         self._open.append(exchange)
         if len(self._open) == OPEN_MAX:
             self._transport.pause_reading()

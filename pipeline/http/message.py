@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 Headers = Sequence[tuple[str, str]]
 
@@ -12,13 +14,23 @@ Headers = Sequence[tuple[str, str]]
 class Head:
     """A request up to its body. path: percent-decoded. query: as sent. client: address of the peer, "" where unknown.
 
-    headers: by lower-case name, the first where one is repeated; lines: how many there were.
+    headers: by lower-case name, the first where one is repeated, without content-length; lines: how many there were.
+    notes: what the application found out from the headers alone; later requests with the same headers come with them.
     """
 
-    __slots__ = ("client", "headers", "lines", "method", "path", "query")
+    __slots__ = ("client", "headers", "lines", "method", "notes", "path", "query")
 
-    def __init__(self, method: str, target: str, headers: Mapping[str, str], lines: int, client: str) -> None:
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        lines: int,
+        client: str,
+        notes: dict[str, Any] | None = None,
+    ) -> None:
         """target: of the request line; an address with scheme and host, as proxies are asked, counts without them."""
+        self.notes: dict[str, Any] = {} if notes is None else notes
         self.method, self.headers, self.lines, self.client = method, headers, lines, client
         if target[:1] != "/" and "://" in target:
             target = "/" + target.partition("://")[2].partition("/")[2]
@@ -31,7 +43,7 @@ class Head:
         return self.headers.get(name, "")
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True):
     """What goes back; content-length, date and connection are the server's."""
 
     status: int
@@ -82,8 +94,8 @@ _BODILESS: Final = frozenset({204, 304})
 
 def render(answer: Answer, date: bytes, connection: bytes, is_head: bool) -> bytes:
     """Return an answer as it goes over the wire. connection: that header's line, or nothing."""
-    status, headers, body = answer
-    fixed = _fixed(status, tuple(headers))
+    status, body = answer.status, answer.body
+    fixed = _fixed(status, tuple(answer.headers))
     if status in _BODILESS:
         return b"%b%b%b\r\n" % (fixed, date, connection)
     return b"%bcontent-length: %d\r\n%b%b\r\n%b" % (fixed, len(body), date, connection, b"" if is_head else body)
@@ -95,8 +107,3 @@ def _fixed(status: int, headers: tuple[tuple[str, str], ...]) -> bytes:
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers):
         raise ValueError(f"a header of the answer {status} would break its line: {headers!r}")
     return (_STATUS_LINES[status] + lines).encode("latin-1", "replace")
-
-
-def has_body(headers: Mapping[str, Any]) -> bool:
-    """True where a request's headers announce a body."""
-    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers

@@ -7,6 +7,7 @@ from email.utils import formatdate
 from typing import Final
 
 from pipeline.http.connection import Connection
+from pipeline.http.heads import Heads
 from pipeline.http.limits import Limits
 from pipeline.http.message import Application
 
@@ -21,6 +22,7 @@ class Server:
         """Nothing listens yet. look_s: what takes too long is seen so late at most."""
         self.app, self.limits, self._look_s = app, limits, look_s
         self.connections: set[Connection] = set()
+        self.heads = Heads()
         self.held_bytes = 0  # of bodies being read
         self.is_stopping = False
         self.now_s = 0.0

@@ -305,7 +305,9 @@ def test_only_lone_surrogates_and_wrong_utf8_count_as_damage() -> None:
         assert has_damage(broken)
 
 
-@given(st.lists(st.sampled_from(["%", "a", "4", "1", "F", "+", "%41", "%2f", "%c3%a9", "é", "%7F", "%80", "%0"])))
+@given(
+    st.lists(st.sampled_from(["%", "a", "4", "1", "F", "+", "%41", "%2f", "%3A", "%c3%a9", "é", "%7F", "%80", "%0"]))
+)
 def test_unquoting_fast_is_unquoting(parts: list[str]) -> None:
     assert unquote_fast("".join(parts)) == unquote_plus("".join(parts))
 
