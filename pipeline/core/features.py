@@ -1,0 +1,149 @@
+"""Features made into vectors: named or hashed columns, on every machine the same, in whole multiples of 1/1024.
+
+A vector is int16 in units of 1/GRID. It is what a decision was made with, and it is logged and learnt from as it was:
+the learner needs neither the features nor the way they were hashed. Whole numbers, because then the sums over vectors
+are exact (see schemas/linear.py). Numbers are squeezed by log1p with their sign: counts, ages and prices of any size
+then need no running scale, which would make the vector depend on the order of the log (measured: no worse in AUC than
+a standard scaler, and a quarter of its time). Categories are one column for each value.
+"""
+
+import hashlib
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.int16]
+"""Shape (dimension,), units of 1/GRID."""
+
+GRID: Final = 1024
+VALUE_MAX: Final = 16
+"""Values beyond +-16 (numbers beyond e^16 = 8.9 million) count as the bound."""
+DIMENSION_MAX: Final = 256
+"""Of a vector that is learnt from: its sums take 4 bytes times its square, 263 kB at most."""
+SLOTS_CACHED_MAX: Final = 65_536
+NOT_FEATURES: Final = frozenset({"profile.version"})
+"""In a decision's context for its log alone: an offset says nothing of a visitor."""
+_LIMIT: Final = GRID * VALUE_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSpace:
+    """How features become a vector. Immutable; two spaces with the same fields are the same everywhere.
+
+    dimension: columns, the constant column 0 among them. named: features (`name` of a number or bool, `name=value` of
+    a category) with a column of their own, from column 1 on. All others share the columns that are left, by a signed
+    hash; where none is left they are ignored. seed: of the hash.
+    Raises ValueError where the dimension has no room for the named ones, or is beyond DIMENSION_MAX.
+    """
+
+    dimension: int = 32
+    named: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """See the class."""
+        if not 1 + len(self.named) <= self.dimension <= DIMENSION_MAX:
+            raise ValueError(
+                f"feature space: dimension {self.dimension}, expected 1 + {len(self.named)} named to {DIMENSION_MAX}"
+            )
+        if len(set(self.named)) < len(self.named):
+            raise ValueError("feature space: a name stands twice among the named features")
+
+    @property
+    def fingerprint(self) -> int:
+        """Return 48 bits that differ between spaces."""
+        text = "\n".join((str(self.dimension), str(self.seed), str(GRID), *self.named))
+        return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "big")
+
+    def vector(self, features: Mapping[str, object]) -> Vector:
+        """Return the features' vector, shape (dimension,); column 0 is 1.
+
+        features: bool (as 0 or 1), int, float, str; None counts as absent; a mapping inside is taken as `outer.inner`.
+        Their order changes nothing. What NOT_FEATURES names is left out.
+        Raises ValueError for a number that is not finite, TypeError for any other type.
+        """
+        columns = [0] * self.dimension
+        columns[0] = GRID
+        for name, value in flat(features):
+            if isinstance(value, str):
+                at, units = self._column(f"{name}={value}"), GRID
+            elif value is None:
+                continue
+            elif isinstance(value, int | float):
+                at, units = self._column(name), _units(name, value)
+            else:
+                raise TypeError(f"feature {name!r}: {type(value).__name__}, expected a bool, number, string or null")
+            if at > 0:
+                columns[at] += units
+            elif at < 0:
+                columns[-at] -= units
+        return np.array([min(max(units, -_LIMIT), _LIMIT) for units in columns], np.int16)
+
+    def _column(self, token: str) -> int:
+        """Return the token's column, negative where it is subtracted; 0: it has none."""
+        return _column(self, token)
+
+
+def flat(features: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """Give features one by one, those of a mapping inside as `outer.inner`."""
+    for name, value in features.items():
+        if isinstance(value, Mapping):
+            for inner, found in value.items():
+                full = f"{name}.{inner}"
+                if full not in NOT_FEATURES:
+                    yield full, found
+        else:
+            yield name, value
+
+
+@lru_cache(SLOTS_CACHED_MAX)
+def _column(space: FeatureSpace, token: str) -> int:
+    if token in space.named:
+        return 1 + space.named.index(token)
+    first = 1 + len(space.named)
+    room = space.dimension - first
+    if room == 0:
+        return 0
+    salt = struct.pack("<q", space.seed)
+    digest = hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()
+    bits = int.from_bytes(digest, "little")
+    column = first + (bits >> 1) % room
+    return column if bits & 1 else -column
+
+
+def _units(name: str, value: float) -> int:
+    """Return a number squeezed by log1p, in units of 1/GRID."""
+    try:
+        squeezed = math.log1p(abs(value))
+    except OverflowError:  # an int beyond every float
+        squeezed = float(VALUE_MAX)
+    if not squeezed <= 1_000.0:
+        raise ValueError(f"feature {name!r} = {value}: expected a finite number")
+    return round(math.copysign(min(squeezed, float(VALUE_MAX)), value) * GRID)
+
+
+def crossed(action: Vector, context: Vector) -> Vector:
+    """Return the products of an action's and a context's columns: what one ridge over both learns from.
+
+    action: shape (p,). context: shape (q,). Returns shape (p * q,), the action's columns outermost. Both have the
+    constant column, so each one's own columns are among the products.
+    """
+    units = np.rint(np.multiply.outer(action.astype(np.float64), context.astype(np.float64)) / GRID)
+    clipped: Vector = np.clip(units, -_LIMIT, _LIMIT).astype(np.int16).reshape(-1)
+    return clipped
+
+
+def pack(vector: Vector) -> bytes:
+    """Return a vector as little-endian int16, as a decision logs it."""
+    return vector.astype("<i2").tobytes()
+
+
+def unpack(raw: bytes) -> Vector:
+    """Return a vector from its bytes. Raises ValueError where a number is cut short."""
+    return np.frombuffer(raw, "<i2").astype(np.int16)

@@ -1,0 +1,83 @@
+"""Who plays, with which settings: one visible list, the same for every problem.
+
+`linear_igw` is the default that we propose. Its gain and that of `linear_squarecb` were set on seeds 0-2 of some of
+these problems at a few thousand rounds; VW's best is chosen after the fact for each problem, which is harder on us.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pipeline.core.linear_policy import LinearRules
+from tests.bench_learning.players import Linear, Plain, Player
+from tests.bench_learning.problems import Problem, World
+from tests.bench_learning.rivals import MabWiser, VowpalWabbit, is_installed
+
+DEFAULTS = LinearRules()
+NO_FLOOR = LinearRules(floor=0.0)
+COSTS = "--cb_min_cost -1 --cb_max_cost 0"  # a reward of 1 is a cost of -1
+OURS, RIVAL = "ours", "rival"
+
+
+class Entrant(NamedTuple):
+    """One row. library: "" or what must be installed. actions_max: above so many it would take hours."""
+
+    name: str
+    kind: str
+    make: Callable[[World], Player]
+    library: str = ""
+    actions_max: int = 1_000
+    needs_features: bool = False
+
+
+def _linear(name: str, policy: str, rules: LinearRules = DEFAULTS, **more: Any) -> Entrant:
+    return Entrant(
+        name, OURS, lambda world: Linear(world, policy, rules, **more), needs_features=bool(more.get("is_shared"))
+    )
+
+
+def _vw(name: str, arguments: str) -> Entrant:
+    return Entrant(f"vw {name}", RIVAL, lambda world: VowpalWabbit(world, arguments), "vowpalwabbit")
+
+
+def _mabwiser(policy: str) -> Entrant:
+    return Entrant(f"mabwiser {policy}", RIVAL, lambda world: MabWiser(world, policy), "mabwiser", 10)
+
+
+LINEUP: tuple[Entrant, ...] = (
+    Entrant("uniform", RIVAL, lambda world: Plain(world, "uniform")),
+    Entrant("epsilon_greedy", OURS, lambda world: Plain(world, "epsilon_greedy")),
+    Entrant("thompson", OURS, lambda world: Plain(world, "thompson")),
+    _linear("linear_igw", "linear_igw"),
+    _linear("linear_igw, no floor", "linear_igw", NO_FLOOR),
+    _linear("linear_squarecb", "linear_squarecb"),
+    _linear("linear_squarecb, no floor", "linear_squarecb", NO_FLOOR),
+    _linear("linear_epsilon", "linear_epsilon"),
+    _linear("linear_igw, drift watch", "linear_igw", is_watched=True),
+    _linear("linear_igw, 64 hashed columns", "linear_igw", dimension=64),
+    _linear("shared linear_igw", "linear_igw", is_shared=True),
+    _linear("shared linear_squarecb", "linear_squarecb", is_shared=True),
+    _vw("squarecb", f"--squarecb {COSTS}"),
+    _vw("squarecb 1000, l 2", f"--squarecb --gamma_scale 1000 -l 2 {COSTS}"),
+    _vw("regcbopt", f"--regcb --regcbopt --mellowness 0.01 {COSTS}"),
+    _vw("regcbopt, l 2", f"--regcb --regcbopt --mellowness 0.01 -l 2 {COSTS}"),
+    _vw("softmax 10", "--softmax --lambda 10"),
+    _vw("epsilon .05", "--epsilon 0.05"),
+    _mabwiser("LinGreedy"),
+    _mabwiser("LinUCB"),
+    _mabwiser("LinTS"),
+)
+
+
+def entrants(problem: Problem, actions: int) -> list[tuple[Entrant, str]]:
+    """Return who plays a problem; with why not, for those who cannot."""
+    found = []
+    for entrant in LINEUP:
+        why = ""
+        if entrant.library and not is_installed(entrant.library):
+            why = "not installed"
+        elif actions > entrant.actions_max:
+            why = f"more than {entrant.actions_max} actions"
+        elif entrant.needs_features and not problem.has_attributes:
+            continue
+        found.append((entrant, why))
+    return found

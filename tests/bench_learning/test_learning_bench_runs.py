@@ -1,0 +1,103 @@
+"""The learning bench plays: its problems are what they say, and its players are told what the world tells."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests.bench_learning.__main__ import main
+from tests.bench_learning.lineup import DEFAULTS, LINEUP, entrants
+from tests.bench_learning.play import regret, telling
+from tests.bench_learning.players import Linear, Plain, Turn
+from tests.bench_learning.problems import Features, World, problems, shop
+from tests.bench_learning.report import ratios, vw_best
+
+
+class Listener:
+    """Plays the first action, and notes what it is told in which round."""
+
+    def __init__(self, is_additive: bool) -> None:
+        self.is_additive = is_additive
+        self.round = 0
+        self.told: list[tuple[int, int, int, float]] = []
+
+    def choose(self, number: int, context: Features, u: float) -> Turn:
+        """See Player."""
+        self.round = number
+        return Turn(number, 0, 1.0, context)
+
+    def learn(self, turn: Turn, trials: int, reward: float) -> None:
+        """See Player."""
+        self.told.append((turn.number, self.round, trials, reward))
+
+
+def steady(rounds: int, chances: list[float], **more: object) -> World:
+    world = World([{"x": 1.0}] * rounds, np.tile(chances, (rounds, 1)), np.full(rounds, 0.5), [{}] * len(chances))
+    return World(**(vars(world) | more))
+
+
+def test_every_problem_gives_the_rounds_it_was_asked_for() -> None:
+    for problem in problems():
+        world = problem.make(1, 40)
+        assert world.expected.shape == (40, len(world.action_ids)), problem.name
+        assert len(world.action_features) == len(world.action_ids)
+        assert 0.0 <= world.expected.min() <= world.expected.max() <= 1.0
+
+
+def test_a_seed_is_the_same_world_again_and_another_seed_is_another() -> None:
+    one, two, other = shop(5)(3, 50), shop(5)(3, 50), shop(5)(4, 50)
+    assert (one.expected == two.expected).all()
+    assert (one.luck == two.luck).all()
+    assert not (one.expected == other.expected).all()
+
+
+def test_late_news_comes_late_and_a_reward_is_an_addition_for_those_who_can() -> None:
+    """Told at once: a trial without reward; 3 rounds later the reward. The others hear of it once."""
+    world = steady(20, [1.0, 0.0], conversion_rounds=np.full(20, 2), window_rounds=10)
+    additive, waiting = Listener(True), Listener(False)
+    regret(world, additive, 1)
+    regret(world, waiting, 1)
+    assert [told for told in additive.told if told[0] == 5] == [(5, 5, 1, 0.0), (5, 7, 0, 1.0)]
+    assert [told for told in waiting.told if told[0] == 5] == [(5, 7, 1, 1.0)]
+    assert telling(world, waiting, 5, 0.0) == [(10, 1, 0.0)]
+
+
+def test_regret_is_what_the_best_action_would_have_earned_more() -> None:
+    assert regret(steady(50, [0.2, 0.9]), Listener(True), 1) == pytest.approx(0.7)
+
+
+def test_a_linear_player_loses_less_than_one_without_context() -> None:
+    problem = next(problem for problem in problems() if problem.name == "segment")
+    world = problem.make(1, 600)
+    linear, plain = (
+        regret(world, player, 1) for player in (Linear(world, "linear_igw", DEFAULTS), Plain(world, "epsilon_greedy"))
+    )
+    assert linear < 0.6 * plain
+
+
+def test_who_is_not_installed_is_named_so(tmp_path: Path) -> None:
+    """The command plays, prints and writes what it found; a rival that is missing has a row that says so."""
+    path = tmp_path / "found.json"
+    result = CliRunner().invoke(
+        main, ["--only", "phishing", "--players", "uniform,linear_igw,vw eps", "--rounds", "60", "--seeds", "2",
+               "--json", str(path)], catch_exceptions=False,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    problem = next(problem for problem in problems() if problem.name == "phishing")
+    why = {entrant.name: why for entrant, why in entrants(problem, 2)}
+    assert ("not installed" in result.output) == (why["vw epsilon .05"] == "not installed")
+    played = json.loads(path.read_text("utf-8"))["problems"]["phishing"]["players"]
+    assert len(played["linear_igw"]["seeds"]) == 2
+    assert {entrant.name for entrant in LINEUP} >= set(played)
+
+
+def test_ratios_are_to_the_best_setting_of_the_rival() -> None:
+    regrets = {"p": {"vw a": [0.4, 0.2], "vw b": [0.1, 0.3], "ours": [0.1]}}
+    best = vw_best(regrets["p"])
+    assert best is not None
+    assert best[0] == "vw b"
+    assert best[1] == pytest.approx(0.2)
+    assert ratios(regrets)["ours"] == {"p": pytest.approx(0.5)}
+    assert vw_best({"ours": [0.1]}) is None
