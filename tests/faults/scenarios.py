@@ -25,7 +25,9 @@ from tests.faults.refuser import Refuser
 from tests.journeys.rig import free_ports
 
 CAUGHT_UP_S = 600.0
-GROWTH_MB_MAX = 64  # of a part of ours while a fault lasts; the stores have their own limits
+GROWTH_MB_MAX = 128
+"""Of a part of ours while a fault lasts; the stores have their own limits. Aggregate takes 90 more for a chunk of
+insert_rows_max rows, which at this load it only meets when it is behind; it has them in the benchmark all the time."""
 TIMES_LIVE_MIN = 3.0
 BACKLOG_S_MIN = 60.0  # of a shorter backlog the time to the next attempt is the larger part
 
