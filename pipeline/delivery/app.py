@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -17,7 +16,7 @@ from pipeline.delivery.api import DecisionRequest, RewardAnswer, RewardRequest, 
 from pipeline.delivery.desk import Desk
 from pipeline.delivery.explain import Archive, explain, of_model, of_profile
 from pipeline.delivery.guard import HEADERS_MAX, Guard
-from pipeline.delivery.log import News, Pen, Sender
+from pipeline.delivery.log import News, Pen, Sender, news_id
 from pipeline.delivery.memory import Memory
 from pipeline.delivery.pages import HEADERS, PAGES, content, page
 from pipeline.delivery.personalizer import Personalizer
@@ -83,11 +82,10 @@ class Delivery:
         decision_id = _decision_id(request)
         reward = self.guard.read(request, RewardRequest)
         known = self.pen.recent(decision_id)
-        said = f"{decision_id}:{reward.action_id}:reward:{reward.value!r}"
         news = News(
             EventType.REWARD,
             decision_id,
-            reward.event_id or hashlib.blake2b(said.encode(), digest_size=16).hexdigest(),
+            reward.event_id or news_id(decision_id, reward.action_id, EventType.REWARD, repr(reward.value)),
             reward.action_id,
             reward=reward.value,
         )
@@ -204,8 +202,7 @@ class Delivery:
             metrics.REWARDS.labels(link.link.kind.value, "expired").inc()
             return True
         kind = NEWS_OF[link.kind]
-        said = f"{link.decision_id}:{link.action_id}:{kind.value}"
-        event_id = hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=16).hexdigest()
+        event_id = news_id(link.decision_id, link.action_id, kind)
         named = (link.action_id, link.placement_id, link.campaign_id, link.creative_id)
         news = News(kind, link.decision_id, event_id, *named)
         landed = await self.pen.news(news, self.guard.browser(request, link.site), now_ms(), LINK_WAIT_S)

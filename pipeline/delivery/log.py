@@ -4,6 +4,7 @@ A decision is never held up by its record: it goes to the spool and to the block
 """
 
 import asyncio
+import hashlib
 import logging
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
@@ -53,6 +54,12 @@ class News:
     campaign_id: str = ""
     creative_id: str = ""
     reward: float | None = None
+
+
+def news_id(decision_id: str, action_id: str, kind: EventType, *more: str) -> str:
+    """Return the event id of news: whoever tells the same of a decision, by whichever way, tells it once."""
+    said = ":".join((decision_id, action_id, kind.value, *more))
+    return hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
 class Remembered(msgspec.Struct, gc=False):

@@ -18,7 +18,7 @@ from pipeline.delivery.api import DecisionRequest, RankAnswer, RankedAction, Ran
 from pipeline.delivery.desk import Desk
 from pipeline.delivery.explain import Archive
 from pipeline.delivery.guard import Guard
-from pipeline.delivery.log import News, Pen, Sender
+from pipeline.delivery.log import News, Pen, Sender, news_id
 from pipeline.delivery.problems import SAFE_HEADERS, Problem, away, invalid
 from pipeline.delivery.web import Answer, Request
 from pipeline.edge import metrics
@@ -29,6 +29,8 @@ from schemas.outcome import DecisionLog
 PLACEMENT: Final = "personalizer"
 NAMED_MAX: Final = 100_000
 """Event ids of clients' own that are kept in memory; older ones are looked up in the warehouse."""
+TIME_CHARS: Final = 12
+ROUTE_CHARS: Final = 8  # what follows the time in a decision's id; then 12 of randomness
 
 Ask = Callable[[Callable[..., Any], str], Any]
 """Calls a function of the warehouse with one argument, in a thread of its own; raises Problem 503 where it is away."""
@@ -47,106 +49,118 @@ class Personalizer:
     async def rank(self, request: Request, now_ms: int) -> Answer:
         """Rank the actions: 201. The same event id again gets the same answer, as long as this process knows it."""
         body = self._guard.read(request, RankRequest)
-        known = self._pen.recent(self._named.get(tail_of(body.event_id), "")) if body.event_id else None
-        log = known.log() if known is not None else self._decided(body, request, now_ms)
-        chosen = log.choices[0].action_id if log.choices else ""
-        if not body.defer_activation and known is None and chosen:
-            await self._shown(log.decision_id, chosen, log.placement_id, now_ms, 0.0)
+        tail = tail_of(_placement(request), body.event_id) if body.event_id else ""
+        known = self._pen.recent(self._named.get(tail, ""))
+        log = known.log() if known is not None else self._decided(body, _placement(request), tail, now_ms)
+        if known is None and not body.defer_activation:
+            await self._shown(log, now_ms, 0.0)
         shares = dict(zip(log.candidates, log.propensities, strict=True))
-        ranking = [RankedAction(id=one.id, probability=shares.get(one.id, 0.0)) for one in body.actions]
-        answer = RankAnswer(ranking=ranking, event_id=body.event_id or log.decision_id, reward_action_id=chosen)
+        answer = RankAnswer(
+            ranking=[RankedAction(id=one.id, probability=shares.get(one.id, 0.0)) for one in body.actions],
+            event_id=body.event_id or log.decision_id,
+            reward_action_id=log.choices[0].action_id,
+        )
         return Answer(201, answer.__pydantic_serializer__.to_json(answer, by_alias=True), headers=SAFE_HEADERS)
 
     async def reward(self, request: Request, now_ms: int) -> Answer:
         """Take an event's reward: 204 once the broker has it."""
         body = self._guard.read(request, RewardEventRequest)
-        decision_id, _ = await self._event(request.params["event_id"])
-        said = f"{decision_id}::reward:{body.value!r}"
-        news = News(EventType.REWARD, decision_id, _digest(said), reward=body.value)
-        return self._taken(await self._pen.news(news, self._sender, now_ms, self._ack_s), "reward")
+        decision_id = self._known_id(request) or (await self._found(request)).decision_id
+        event_id = news_id(decision_id, "", EventType.REWARD, repr(body.value))
+        news = News(EventType.REWARD, decision_id, event_id, reward=body.value)
+        return _taken(await self._pen.news(news, self._sender, now_ms, self._ack_s), EventType.REWARD)
 
     async def activate(self, request: Request, now_ms: int) -> Answer:
         """Count a deferred event as shown: 204 once the broker has it."""
-        decision_id, log = await self._event(request.params["event_id"])
-        chosen = log.choices[0].action_id if log is not None and log.choices else ""
-        placement = log.placement_id if log is not None else ""
-        return self._taken(await self._shown(decision_id, chosen, placement, now_ms, self._ack_s), "activation")
+        known = self._pen.recent(self._known_id(request))
+        log = known.log() if known is not None else await self._found(request)
+        return _taken(await self._shown(log, now_ms, self._ack_s), EventType.IMPRESSION)
 
-    def _decided(self, body: RankRequest, request: Request, now_ms: int) -> DecisionLog:
+    def _decided(self, body: RankRequest, placement: str, tail: str, now_ms: int) -> DecisionLog:
+        """Decide. tail: of the decision's id, "" where the client has no event id of its own. Raises Problem 400."""
         left = [one for one in body.actions if one.id not in (body.excluded_actions or ())]
         if not left:
             expected = "all actions are excluded, expected one at least to be left"
             raise Problem(400, "invalid", f"excludedActions: {expected}", [("excludedActions", expected)])
         wish = {
-            "placement": request.params.get("placement", PLACEMENT),
-            "actions": [{"id": one.id, "features": dict(flat(one.features))} for one in left],
-            "context": dict(flat(body.context_features)),
+            "placement": placement,
+            "actions": [{"id": one.id, "features": dict(named(one.features))} for one in left],
+            "context": dict(named(body.context_features)),
         }
         try:
             asked = self._desk.read(DecisionRequest.model_validate(wish), no_consent=False)
         except ValidationError as error:
             raise invalid(400, error, "request body") from None
-        log = self._desk.log(asked, now_ms, random_48_of(body.event_id) if body.event_id else None)
-        if body.event_id:
-            self._named[tail_of(body.event_id)] = log.decision_id
+        log = self._desk.log(asked, now_ms, _random_48(tail) if tail else None)
+        if tail:
+            self._named[tail] = log.decision_id
             while len(self._named) > NAMED_MAX:
                 self._named.popitem(last=False)
         return log
 
-    async def _event(self, event_id: str) -> tuple[str, DecisionLog | None]:
-        """Return the decision of an event, and its log where it is known. Raises Problem 404 or 503."""
-        decision_id = event_id if decisions.is_id(event_id) else self._named.get(tail_of(event_id), "")
-        known = self._pen.recent(decision_id)
-        if known is not None:
-            return decision_id, known.log()
-        if decision_id:
-            return decision_id, None  # the log will tell: it may be of another process, or of before this one's start
-        found = await asyncio.to_thread(self._ask, self._archive.newest_with_tail, tail_of(event_id))
-        if found is None:
-            metrics.REWARDS.labels("reward", "unknown").inc()
-            raise Problem(404, "not_found", f"event {event_id[:64]!r} was not ranked here, expected one of `rank`'s")
-        return found.decision_id, found
+    def _known_id(self, request: Request) -> str:
+        """Return the decision's id of an event ranked here, or with an id of ours; "": only the warehouse may know."""
+        event_id = request.params["event_id"]
+        own = event_id if is_own(event_id) else ""
+        return self._named.get(tail_of(_placement(request), event_id), own)
 
-    async def _shown(self, decision_id: str, action_id: str, placement: str, now_ms: int, wait_s: float) -> bool:
-        kind = EventType.IMPRESSION
-        news = News(kind, decision_id, _digest(f"{decision_id}:{action_id}:{kind.value}"), action_id, placement)
+    async def _found(self, request: Request) -> DecisionLog:
+        """Return the log of an event that is not remembered here, from the warehouse. Raises Problem 404 or 503."""
+        event_id = request.params["event_id"]
+        tail = event_id[12:] if is_own(event_id) else tail_of(_placement(request), event_id)
+        found: DecisionLog | None = await asyncio.to_thread(self._ask, self._archive.newest_with_tail, tail)
+        if found is None:
+            what = f"event {event_id[:64]!r} was not ranked here, or seconds ago: expected one of `rank`'s"
+            raise Problem(404, "not_found", what)
+        return found
+
+    async def _shown(self, log: DecisionLog, now_ms: int, wait_s: float) -> bool:
+        kind, action_id = EventType.IMPRESSION, log.choices[0].action_id
+        news = News(kind, log.decision_id, news_id(log.decision_id, action_id, kind), action_id, log.placement_id)
         return await self._pen.news(news, self._sender, now_ms, wait_s)
 
-    def _taken(self, landed: bool, what: str) -> Answer:
-        metrics.REWARDS.labels("reward" if what == "reward" else "impression", "logged" if landed else "unlogged").inc()
-        if not landed:
-            raise away(f"the log did not confirm the {what} in time")
-        return Answer(204, kind="", headers=SAFE_HEADERS)
+
+def _placement(request: Request) -> str:
+    return request.params.get("placement", PLACEMENT)
 
 
-def random_48_of(event_id: str) -> int:
-    """Return the 48 bits of a decision's id that a client's own event id stands for."""
-    return int.from_bytes(hashlib.blake2b(event_id.encode("utf-8", "replace"), digest_size=6).digest(), "big")
+def _taken(landed: bool, kind: EventType) -> Answer:
+    metrics.REWARDS.labels(kind.value, "logged" if landed else "unlogged").inc()
+    if not landed:
+        raise away(f"the log did not confirm the {kind.value} in time")
+    return Answer(204, kind="", headers=SAFE_HEADERS)
 
 
-def tail_of(event_id: str) -> str:
-    """Return all of a decision's id but its time, for a client's own event id: nobody's decision, routed by itself."""
-    return decisions.make_id(0, "", random_48_of(event_id))[12:]
+def tail_of(placement: str, event_id: str) -> str:
+    """Return all of a decision's id but its time, for a client's own event id in a loop: nobody's, routed by itself."""
+    said = f"{placement}\n{event_id}".encode("utf-8", "replace")
+    return decisions.make_id(0, "", int.from_bytes(hashlib.blake2b(said, digest_size=6).digest(), "big"))[TIME_CHARS:]
 
 
-def flat(features: Iterable[Mapping[str, object]]) -> Iterator[tuple[str, object]]:
+def is_own(event_id: str) -> bool:
+    """True for an id that `rank` has made. A UUID in hexadecimal has its form too, but not its route."""
+    tail = event_id[TIME_CHARS:]
+    return decisions.is_id(event_id) and tail == decisions.make_id(0, "", _random_48(tail))[TIME_CHARS:]
+
+
+def _random_48(tail: str) -> int:
+    return int(tail[ROUTE_CHARS:], 16)
+
+
+def named(features: Iterable[Mapping[str, object]]) -> Iterator[tuple[str, object]]:
     """Yield features by one name each: those of namespaces as `namespace.name`, of lists by their place."""
     for found in features:
         for name, value in found.items():
-            yield from _flat(name, value)
+            yield from _named(name, value)
 
 
-def _flat(name: str, value: object) -> Iterator[tuple[str, object]]:
+def _named(name: str, value: object) -> Iterator[tuple[str, object]]:
     """At most as deep as JSON could be read."""
     if isinstance(value, Mapping):
         for inner, found in value.items():
-            yield from _flat(f"{name}.{inner}", found)
+            yield from _named(f"{name}.{inner}", found)
     elif isinstance(value, list):
         for place, found in enumerate(value):
-            yield from _flat(f"{name}.{place}", found)
+            yield from _named(f"{name}.{place}", found)
     else:
         yield name, value
-
-
-def _digest(said: str) -> str:
-    return hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=16).hexdigest()

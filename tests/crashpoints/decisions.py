@@ -1,6 +1,5 @@
 """Delivery is killed while it answers decisions and clicks: what was answered is in the log, once behind `clean`."""
 
-import hashlib
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,9 +11,11 @@ from agents import clean
 from pipeline import topics
 from pipeline.core.clean_stage import Clean
 from pipeline.core.state import StateView
+from pipeline.delivery.log import news_id
 from pipeline.settings import load
 from schemas import block as codec
 from schemas.block import CollectedBlock, EventBlock, Origin
+from schemas.event import EventType
 from schemas.topics import COLLECTED, EVENTS
 from tests.crashpoints.log import Log, Reference
 from tests.crashpoints.services import PARTITIONS, Service
@@ -59,8 +60,7 @@ class Answers:
             chosen = first["actions"][0]
             clicked = self.service.http.get(chosen["click_url"])
             assert clicked.is_redirect, clicked.text
-            said = f"{first['decision_id']}:{chosen['id']}:click"
-            self.promised.add(hashlib.blake2b(said.encode(), digest_size=16).hexdigest())
+            self.promised.add(news_id(first["decision_id"], chosen["id"], EventType.CLICK))
         except httpx.TransportError:
             pass  # it is dead: nothing more was promised
 

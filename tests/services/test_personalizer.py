@@ -2,6 +2,7 @@
 
 import json
 import random
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from pydantic import SecretStr
 
 from pipeline import topics
 from pipeline.core.decide import is_id
-from pipeline.delivery.personalizer import flat, random_48_of, tail_of
+from pipeline.delivery.personalizer import PLACEMENT, TIME_CHARS, is_own, named, tail_of
 from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
 from pipeline.settings import Settings
 
@@ -94,20 +95,20 @@ def test_a_deferred_event_is_shown_only_when_it_is_activated(service: Service) -
     name = f"order {random.getrandbits(64)}/ü?"
     answer = client(service, "lab").rank(request(event_id=name, defer_activation=True))
     assert answer.event_id == name
-    [decision] = until(lambda: news(service, tail_of(name), "decision"), "the decision is in the log")
+    [decision] = until(lambda: news(service, tail_of("lab", name), "decision"), "the decision is in the log")
     assert decision["placement_id"] == "lab"
-    assert news(service, tail_of(name), "impression") == []
+    assert news(service, tail_of("lab", name), "impression") == []
     assert client(service, "lab").events.activate(name) is None
     assert client(service, "lab").events.activate(name) is None
-    found = until(lambda: news(service, tail_of(name), "impression"), "it was activated")
+    found = until(lambda: news(service, tail_of("lab", name), "impression"), "it was activated")
     assert {one["action_id"] for one in found} == {answer.reward_action_id}
 
 
 def test_a_reward_reaches_its_decision_by_either_kind_of_id(service: Service) -> None:
-    for name in (None, f"mine-{random.getrandbits(64)}"):
+    for name in (None, f"mine-{random.getrandbits(64)}", uuid.uuid4().hex):
         answer = client(service).rank(request(event_id=name))
         assert client(service).events.reward(answer.event_id, 0.25) is None
-        [decision] = news(service, tail_of(name) if name else answer.event_id, "decision")
+        [decision] = news(service, tail_of(PLACEMENT, name) if name else answer.event_id, "decision")
         [reward] = news(service, decision["decision_id"], "reward")
         assert reward["reward"] == 0.25
 
@@ -116,8 +117,16 @@ def test_a_rank_that_is_asked_again_gets_the_same_answer_and_counts_once(service
     name = f"again-{random.getrandbits(64)}"
     answers = {client(service, "lab").rank(request(event_id=name)).reward_action_id for _ in range(12)}
     assert len(answers) == 1
-    assert len(until(lambda: news(service, tail_of(name), "impression"), "shown")) == 1
-    assert len(news(service, tail_of(name), "decision")) == 1
+    assert len(until(lambda: news(service, tail_of("lab", name), "impression"), "shown")) == 1
+    assert len(news(service, tail_of("lab", name), "decision")) == 1
+
+
+def test_the_same_name_in_two_loops_is_two_events(service: Service) -> None:
+    name = f"twice-{random.getrandbits(64)}"
+    for placement in ("lab", "other"):
+        client(service, placement).rank(request(event_id=name))
+        [decision] = until(lambda at=placement: news(service, tail_of(at, name), "decision"), "its decision")
+        assert decision["placement_id"] == placement
 
 
 @pytest.mark.parametrize(
@@ -173,10 +182,11 @@ def test_an_event_that_nobody_ranked_is_not_found_once_the_warehouse_was_asked(s
 
 def test_a_name_stands_for_the_same_decision_everywhere() -> None:
     """Frozen: another process, after any upgrade, has to find the decision by it."""
-    assert random_48_of("order-1") == 0x2D22798DD6
-    assert tail_of("order-1") == "d32fbccb002d22798dd6"
+    assert tail_of("home", "order-1") == "3c36b64da5b2af00ff0f"
+    assert not is_own("0" * TIME_CHARS + tail_of("home", "order-1")[:-1] + "x")
+    assert is_own("0" * TIME_CHARS + tail_of("home", "order-1"))
 
 
-def test_features_are_flattened_by_namespace_and_place() -> None:
+def test_features_are_named_by_namespace_and_place() -> None:
     given = [{"a": 1}, {"b": {"c": True, "d": [None, {"e": "x"}]}}]
-    assert dict(flat(given)) == {"a": 1, "b.c": True, "b.d.0": None, "b.d.1.e": "x"}
+    assert dict(named(given)) == {"a": 1, "b.c": True, "b.d.0": None, "b.d.1.e": "x"}
