@@ -12,7 +12,7 @@ import msgspec
 
 LINE_CHARS_MAX: Final = 65_536
 
-_TEXT: Final = r'"([^"\\]*+(?:\\.[^"\\]*+)*+)'
+_TEXT: Final = r'"([^"\\]*+(?>(?:\\.[^"\\]*+)*))'
 _LINE = re.compile(
     r"(\S+) \S+ (?:\S+|\S.*?) \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d):(\d\d) ([+-]\d{4})\] "
     + _TEXT

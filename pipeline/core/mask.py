@@ -5,7 +5,8 @@ cannot forget. It works on bytes, not on parsed JSON, since a parse costs more t
 E-mail addresses become keyed pseudonyms, so that an id that is an address still joins with itself.
 
 Every search starts at a rare byte (`=`, `@`, a digit) and looks back a bounded way and forth once, so the time is
-linear in the body whatever it holds.
+linear in the body whatever it holds. A repeated group is kept from backtracking by an atomic group, `(?>(…)+)`: the
+possessive quantifier matches too much before Python 3.11.5 (CPython issues 100061 and 106052).
 """
 
 import hmac
@@ -147,7 +148,7 @@ _JWT = re.compile(
 )
 _CARD = re.compile(
     rb"[2-6][0-9]{3}(?:(?<![0-9A-Za-z%.]....)|(?<=%[0-9A-Fa-f]{2}....))"  # digits first: then few places are tried
-    rb"(?:(?:[+-]|%20)?[0-9]){9,15}+"
+    rb"(?>(?:(?:[+-]|%20)?[0-9]){9,15})"
     rb"(?![0-9A-Za-z_@]|[.-][0-9A-Za-z]|%(?:25)*40|\\u0040)"
 )
 _VALUE_START = re.compile(rb"=|%(?:25)*3[dD]|\\u003[dD]")
@@ -198,17 +199,17 @@ _LETTER_HEX: Final = rb"(?:[0-9]3|[1-9A-Fa-f][46]|[0-9Aa][57]|[BbDdEe]2|72|[Ff]5
 _ESCAPED_LETTER: Final = _LETTER_HEX + rb"(?:(?:52){0,3}%|00u\\+)"
 _NOT_IN_ESCAPE: Final = rb"(?![0-9A-Fa-f]{2}(?:52){0,3}%)(?![0-9A-Fa-f]{4}u\\)(?![bfnrtu/\"]\\)"
 _LETTER: Final = _NOT_IN_ESCAPE + rb"[A-Za-z0-9._+'~-]"
-_LOCAL_REVERSED = re.compile(rb"(?:" + _ESCAPED_LETTER + rb"|" + _LETTER + rb")++")
+_LOCAL_REVERSED = re.compile(rb"(?>(?:" + _ESCAPED_LETTER + rb"|" + _LETTER + rb")+)")
 
 # Letters beyond ASCII count only when there is no other: in most scripts the text before an address has no blank.
 _WIDE: Final = rb"[\x80-\xff]|[0-9A-Fa-f][89A-Fa-f](?:52){0,3}%|[0-9A-Fa-f]{2}(?!00)[0-9A-Fa-f]{2}u\\+"
-_WIDE_LOCAL_REVERSED = re.compile(rb"(?:" + _WIDE + rb"|" + _ESCAPED_LETTER + rb"|" + _LETTER + rb")++")
+_WIDE_LOCAL_REVERSED = re.compile(rb"(?>(?:" + _WIDE + rb"|" + _ESCAPED_LETTER + rb"|" + _LETTER + rb")+)")
 
 _WIDE_FORWARD: Final = rb"[\x80-\xff]|%(?:25){0,3}[89A-Fa-f][0-9A-Fa-f]|\\+u(?!00[0-7])[0-9A-Fa-f]{4}"
 _DOMAIN = re.compile(
     rb"(?![0-9]x\.(?:png|jpe?g|gif|webp|avif|svg|css|js)(?![A-Za-z]))"  # logo@2x.png
-    rb"(?:(?:[A-Za-z0-9-]|" + _WIDE_FORWARD + rb")++(?:\.|%(?:25){0,3}2[eE]|\\+u002[eE]))+"
-    rb"(?:xn--[A-Za-z0-9-]+|[A-Za-z]{2,}+|(?:" + _WIDE_FORWARD + rb"){2,}+)"
+    rb"(?:(?>(?:[A-Za-z0-9-]|" + _WIDE_FORWARD + rb")+)(?:\.|%(?:25){0,3}2[eE]|\\+u002[eE]))+"
+    rb"(?:xn--[A-Za-z0-9-]+|[A-Za-z]{2,}+|(?>(?:" + _WIDE_FORWARD + rb"){2,}))"
 )
 _JSON_ESCAPE = re.compile(rb"\\+u([0-9A-Fa-f]{4})")
 _TRIPLET = re.compile(rb"%([0-9A-Fa-f]{2})")
