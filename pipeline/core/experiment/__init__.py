@@ -1,0 +1,1 @@
+"""Honest tests: who meets which variant (`assign`), and what came of it (`analysis`). Pure."""
