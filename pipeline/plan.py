@@ -1,0 +1,161 @@
+"""`herald plan allocate`: how to share out a total over lines or channels, shown before anything is applied."""
+
+import json
+import math
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Column
+from rich.table import Table as Shown
+from rich.text import Text
+
+from pipeline.core.allocate import AllocateRules, Estimate, Proposal, allocate
+from pipeline.core.response import MICROS, Line, Point
+from pipeline.errors import SettingsError
+from pipeline.plan_table import Row, Table, amount, micros
+from pipeline.settings import Settings
+
+LINES_MAX: Final = 500
+_BY: Final = ("line", "channel", "campaign", "segment", "name")
+_SPEND: Final = ("spend", "spent", "cost")
+_VALUE: Final = ("value", "revenue", "conversions")
+
+
+@dataclass(frozen=True)
+class AllocateWish:
+    """What is asked. by: columns that name a line, with commas. total: in the file's currency; "" = what was spent.
+    spend, value, by: "" = by their usual names. The rest as in AllocateRules.
+    """
+
+    file: Path
+    total: str = ""
+    by: str = ""
+    spend: str = ""
+    value: str = ""
+    caution: float = 0.0
+    explore: bool = False
+    change_max: float | None = None
+    as_json: bool = False
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read. unspent: periods without spend, which are left out; unspent_value: what came in them."""
+
+    lines: list[Line]
+    unspent: int
+    unspent_value: float
+
+
+def run_allocate(settings: Settings, console: Console, wish: AllocateWish) -> int:
+    """Print a proposal; 0. Raises SettingsError for a wrong file, bounds or total. Writes nothing."""
+    del settings  # a plan from a file asks no system
+    read = read_lines(wish)
+    total = sum(line.spent_micros for line in read.lines)
+    if wish.total:
+        given = amount(wish.total)
+        if given is None:
+            raise SettingsError(f"--total: found {wish.total!r}, expected a number from 0 to 10^12")
+        total = micros(given)
+    try:
+        found = allocate(read.lines, total, AllocateRules(wish.caution, wish.explore, wish.change_max))
+    except ValueError as error:
+        raise SettingsError(f"{wish.file}: {error}") from None
+    if wish.as_json:
+        console.print_json(json.dumps(as_object(found)))
+    else:
+        show(found, read, console)
+    return 0
+
+
+def read_lines(wish: AllocateWish) -> Read:
+    """Return the lines of a file: a row is what one period of a line cost and brought. Raises SettingsError.
+
+    Columns `min` and `max`, where they are there, bound what a line may get; a row without them says nothing.
+    """
+    table = Table(wish.file)
+    by = [table.column(name.strip(), _BY, "names the line") for name in wish.by.split(",")]
+    spend, value = table.column(wish.spend, _SPEND, "money spent"), table.column(wish.value, _VALUE, "what it brought")
+    limits = [name for name in table.columns if name.lower() in ("min", "max")]
+    points: defaultdict[str, list[Point]] = defaultdict(list)
+    bounds: dict[tuple[str, str], int] = {}
+    unspent, unspent_value = 0, 0.0
+    for row in table.rows([*by, spend, value, *limits]):
+        name = " ".join(row.cells[: len(by)]).strip()
+        if not name:
+            raise table.wrong(row, ", ".join(by), "", "the name of a line")
+        spent, brought = (_number(table, row, (spend, value)[place], len(by) + place) for place in (0, 1))
+        points[name].append(Point(spent, brought / MICROS))
+        if not spent:
+            unspent, unspent_value = unspent + 1, unspent_value + brought / MICROS
+        for place, limit in enumerate(limits, len(by) + 2):
+            if row.cells[place]:
+                bounds[name, limit.lower()] = _number(table, row, limit, place)
+        if len(points) > LINES_MAX:
+            raise SettingsError(f"{wish.file}:{row.line}: more than {LINES_MAX:,} lines: is {by} what names a line?")
+    lines = [
+        Line(name, tuple(found), bounds.get((name, "min"), 0), bounds.get((name, "max")))
+        for name, found in points.items()
+    ]
+    return Read(lines, unspent, unspent_value)
+
+
+def _number(table: Table, row: Row, column: str, place: int) -> int:
+    """Return a cell in millionths."""
+    return micros(table.number(row, column, row.cells[place]))
+
+
+def as_object(found: Proposal) -> dict[str, object]:
+    """Return it by names, for machines; money in micros, marginals per unit of money."""
+    content = asdict(found)
+    for one in (content, *content["lines"]):
+        for key, value in one.items():
+            if isinstance(value, Estimate):
+                one[key] = {name: _finite(number) for name, number in value._asdict().items()}
+            elif isinstance(value, float):
+                one[key] = _finite(value)
+    return content
+
+
+def _finite(number: float) -> float | None:
+    """JSON has no infinity."""
+    return number if math.isfinite(number) else None
+
+
+def show(found: Proposal, read: Read, console: Console) -> None:
+    """Print it for people."""
+    titles = ("line", "old", "new", "change", "value old", "new", "90 %", "a unit more")
+    table = Shown(*(Column(title, no_wrap=True) for title in titles), box=None, pad_edge=False)
+    for one in found.lines:
+        table.add_row(
+            Text(one.name), _money(one.old_micros), _money(one.new_micros), _change(one.old_micros, one.new_micros),
+            f"{one.value_old.mean:,.1f}", f"{one.value_new.mean:,.1f}", _ends(one.value_new), f"{one.marginal:.3g}",
+        )  # fmt: skip
+    console.print(table)
+    for one in found.lines:
+        console.print(f"{one.name}: {one.why}", highlight=False, soft_wrap=True, markup=False)
+    old, new = _money(found.old_micros), _money(found.total_micros)
+    for line in (
+        f"total {old} -> {new}; value {found.value_old.mean:,.1f} -> {found.value_new.mean:,.1f} "
+        f"({_ends(found.value_new)}), gain {found.gain.mean:+,.1f} ({_ends(found.gain)}), "
+        f"better with {found.better:.1%}",
+        f"by {found.shape} curves of {sum(len(one.points) for one in read.lines):,} periods; "
+        f"{read.unspent:,} without spend left out (value {read.unspent_value:,.1f})",
+        "nothing was applied; it holds as far as spend brought the value, and did not follow it",
+    ):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _money(value: int) -> str:
+    return f"{value / MICROS:,.2f}"
+
+
+def _change(old: int, new: int) -> str:
+    return f"{new / old - 1.0:+.0%}" if old else "new"
+
+
+def _ends(one: Estimate) -> str:
+    return f"{one.low:,.1f} to {one.high:,.1f}"
