@@ -43,17 +43,36 @@ class Profile(Struct, array_like=True):
     user_id: str = ""
     site: str = ""
     is_bot: bool = False
+    visit_began_ms: int = 0  # this and what follows: of the last visit; 0 = since before this was kept
+    visit_events: int = 0
+    visit_pages: int = 0
+
+
+class Shown(Struct, array_like=True):
+    """How often a creative was chosen for a visitor; for frequency caps (pipeline/core/shown.py).
+
+    line_id, campaign_id: its line and campaign when it was last chosen. total: in the visitor's whole life.
+    stamps: when, sorted: the newest one, and all of the 25 hours before the newest of any creative.
+    """
+
+    line_id: str
+    campaign_id: str
+    total: int
+    stamps: list[int]
 
 
 class VisitorState(Struct, array_like=True):
     """One entry of the profile stage's state: the profile and the decisions still open for reward.
 
-    early: responses whose decision has not come yet, oldest arrival first.
+    early: responses whose decision has not come yet, oldest arrival first. shown: by creative id.
+    shown_lost_ms: up to when something was left out of `shown` for want of room; 0 = nothing was.
     """
 
     profile: Profile
     decisions: list[OpenDecision] = []
     early: list[Response] = []
+    shown: dict[str, Shown] = {}
+    shown_lost_ms: int = 0
 
 
 class ProfileFixed(Struct, array_like=True):

@@ -93,8 +93,8 @@ def _learn_visit(profile: Profile, time_ms: int, gap_ms: int) -> bool:
     """Recency and frequency; True where this event opens a visit."""
     profile.events += 1
     if profile.events == 1:
-        profile.first_seen_ms = profile.last_seen_ms = time_ms
-        profile.visits = 1
+        profile.first_seen_ms = profile.last_seen_ms = profile.visit_began_ms = time_ms
+        profile.visits = profile.visit_events = 1
         return True
     pause_ms = time_ms - profile.last_seen_ms
     if pause_ms > 0:
@@ -102,8 +102,11 @@ def _learn_visit(profile: Profile, time_ms: int, gap_ms: int) -> bool:
     elif time_ms < profile.first_seen_ms:
         profile.first_seen_ms = time_ms
     if pause_ms <= gap_ms:
+        if time_ms >= profile.visit_began_ms:  # what is older may be of a visit before
+            profile.visit_events += 1
         return False
     profile.visits += 1
+    profile.visit_began_ms, profile.visit_events, profile.visit_pages = time_ms, 1, 0
     profile.visit_interval_mean_ms = mean_after(profile.visit_interval_mean_ms, profile.visit_interval_count, pause_ms)
     profile.visit_interval_count += 1
     return True
@@ -114,6 +117,8 @@ def _learn_kind(profile: Profile, event: Event) -> None:
     kind = event.event_type
     if kind is _PAGE or kind is _SCREEN:
         profile.pages += 1
+        if event.event_time_ms >= profile.visit_began_ms:
+            profile.visit_pages += 1
     elif kind is _IMPRESSION:
         profile.impressions += 1
     elif kind is _CLICK:

@@ -24,6 +24,7 @@ from pipeline.core.outcome import (
     read_response,
 )
 from pipeline.core.profile import ENGAGEMENT_POINTS, ProfileRules, learn
+from pipeline.core.shown import note_shown
 from pipeline.core.stage import Applied, Output
 from pipeline.core.state import Entries, StateView
 from pipeline.core.stream_time import NEVER, StreamTime
@@ -31,6 +32,7 @@ from schemas.block import EventBlock, Origin, OutcomeBlock
 from schemas.event import Event, EventFlag, EventType
 from schemas.outcome import OpenDecision, Response
 from schemas.profile import Profile, ProfileFixed, VisitorState
+from schemas.spend import StockLevel
 from schemas.topics import EVENTS, OUTCOMES, PROFILES, Topic
 
 _BOT: Final = int(EventFlag.BOT)
@@ -64,6 +66,7 @@ class Profiles:
         if view.fixed:
             self._totals = msgspec.msgpack.decode(view.fixed, type=ProfileFixed)
         self._clock = StreamTime(self._totals.stream_ms, self._totals.block_time_ms)
+        self._stock: list[StockLevel] = []  # what this block says of it
         self._touched: dict[str, None] = {}  # keys whose deadline may have changed in this block
 
     def apply(self, origin: Origin, block: Struct) -> Applied:
@@ -85,7 +88,9 @@ class Profiles:
                 self._totals.responses += many
             elif what == "unknown_decision":
                 self._totals.unknown += many
-        return Applied([Output(OUTCOMES, OutcomeBlock(clean.block_time_ms, outcomes), len(outcomes))], counts)
+        block_out = OutcomeBlock(clean.block_time_ms, outcomes, self._stock)
+        self._stock = []
+        return Applied([Output(OUTCOMES, block_out, len(outcomes))], counts)
 
     def take_changes(self) -> tuple[list[tuple[str, bytes]], list[str]]:
         """Return (puts, deletes) since the last call, packed."""
@@ -114,6 +119,8 @@ class Profiles:
                 self._book.unknown(kind.value)
         elif kind is _DECISION:
             self._open(event)
+        elif kind is EventType.STOCK and event.product_id:
+            self._stock.append(StockLevel(event.site, event.product_id, event.stock_level, event.event_time_ms))
 
     def _state(self, key: str) -> VisitorState:
         """The state of a key, new where there is none, without what has expired."""
@@ -148,6 +155,8 @@ class Profiles:
                 state.decisions.append(decision)
                 self._book.note(decision, event.visitor, state.profile.is_bot)
                 self._book.counts["decision", ""] += 1
+            if event.visitor and opened[0].choice.line_id:
+                note_shown(state, opened)
             self._deadlines.keep_route(key)  # at once: a signed click may follow in this very block
             self._join_early(key, state, opened)
             self._evict(state)
@@ -266,7 +275,8 @@ class Profiles:
         if state is None:
             return
         self._deadlines.set(key, state.decisions, state.early)
-        if not state.decisions and not state.early and not state.profile.events and not state.profile.is_bot:
+        says_nothing = not state.decisions and not state.early and not state.shown
+        if says_nothing and not state.profile.events and not state.profile.is_bot:
             self._visitors.delete(key)  # it says nothing any more
 
 

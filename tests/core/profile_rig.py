@@ -68,10 +68,18 @@ def event(kind: EventType, at_ms: int, visitor: str = "ann", **fields: Any) -> E
 
 
 def decision(
-    at_ms: int = 0, visitor: str = "ann", decision_id: str = ID, actions: Sequence[str] = ("a",), flags: int = 0
+    at_ms: int = 0,
+    visitor: str = "ann",
+    decision_id: str = ID,
+    actions: Sequence[str] = ("a",),
+    flags: int = 0,
+    line_id: str = "",
 ) -> Event:
-    """A decision event as delivery logs it."""
-    choices = [Choice(action, rank, 0.5, "camp") for rank, action in enumerate(actions)]
+    """A decision event as delivery logs it. line_id: of a campaign's creatives."""
+    choices = [
+        Choice(action, rank, 0.5, "camp", action if line_id else "", line_id=line_id)
+        for rank, action in enumerate(actions)
+    ]
     log = DecisionLog(decision_id, "home", "greedy", "0:1", "s", choices, list(actions), [0.5])
     properties = msgspec.json.encode(log).decode()
     return event(EventType.DECISION, at_ms, visitor, decision_id=decision_id, properties=properties, flags=flags)

@@ -59,6 +59,13 @@ def test_a_late_event_counts_but_opens_no_visit_and_moves_only_first_seen() -> N
     assert (profile.first_seen_ms, profile.last_seen_ms) == (START_MS, START_MS + 10_000)
 
 
+def test_the_last_visit_is_counted_by_itself_without_what_is_older_than_its_begin() -> None:
+    click = event(6_200, EventType.CLICK)
+    profile = profile_of(event(0), event(500), event(5_500), click, event(6_100), event(400))
+    assert (profile.visit_began_ms, profile.visit_events, profile.visit_pages) == (START_MS + 5_500, 3, 2)
+    assert (profile.visits, profile.pages, profile.events) == (2, 5, 6)
+
+
 def test_a_late_event_does_not_replace_the_last_campaign_and_channel() -> None:
     new = event(10_000, utm_campaign="autumn", channel="email", user_id="u2")
     old = event(0, utm_campaign="summer", channel="display", user_id="u1")

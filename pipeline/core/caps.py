@@ -1,0 +1,194 @@
+"""Frequency caps: how often a visitor was shown a creative, its line and its campaign, and which cap is full.
+
+An hour is the last 60 minutes, a day the last 24 hours, to the millisecond. Counted is what was answered, not what was
+seen (shown.py says why): what the profile stage has counted, and this process's own decisions that it has not counted
+yet. So a process never exceeds a cap; several processes together can, by what the others decided within the time that
+a decision takes through the log to all of them (about a second).
+
+Without consent nobody is known, and a cap is held by a key made of the day and what every request shows: in memory
+only, forgotten when the day ends.
+"""
+
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from pipeline.core.shown import KEPT_MS, STAMPS_MAX, first_after, has_stamp, stamp
+from schemas.campaign import DAY_MS, HOUR_MS, Cap
+from schemas.outcome import Choice
+from schemas.profile import Shown, VisitorState
+
+LEVELS: Final = ("campaign", "line", "creative")
+PERS: Final = ("hour", "day", "lifetime")
+MANY: Final = 2**31
+"""A count that fills every cap: where what was counted had to be dropped."""
+
+
+class CapRule(NamedTuple):
+    """One cap of one object. level: one of LEVELS. per: hour, day or lifetime. most: so often and no more."""
+
+    level: str
+    id: str
+    per: str
+    most: int
+    key: tuple[str, str]  # level and id
+    at: int  # the place of `per` in PERS
+
+    @property
+    def detail(self) -> str:
+        """`level:per`, for the reason of an exclusion."""
+        return f"{self.level}:{self.per}"
+
+
+def cap_rules(level: str, object_id: str, caps: Sequence[Cap]) -> tuple[CapRule, ...]:
+    """Return an object's caps as rules."""
+    key = (level, object_id)
+    return tuple(CapRule(level, object_id, cap.per, cap.count, key, PERS.index(cap.per)) for cap in caps)
+
+
+class OwnShow(NamedTuple):
+    """One choice of this process's own. mark: see shown.stamp."""
+
+    mark: int
+    creative_id: str
+    line_id: str
+    campaign_id: str
+
+
+class OwnShows:
+    """This process's own decisions that the profile stage may not have counted yet, by visitor (or by cap_key).
+
+    Bounded: of keys_max visitors those asked for last, of each the newest 1,000 choices, for 25 hours.
+    `evicted` counts the visitors that had to go. For keys of a day, call `turn` before each use.
+    """
+
+    def __init__(self, keys_max: int = 100_000) -> None:
+        """Start with nothing."""
+        self._keys_max = keys_max
+        self._shows: OrderedDict[str, list[OwnShow]] = OrderedDict()
+        self._day = ""
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        """How many visitors."""
+        return len(self._shows)
+
+    def turn(self, day: str) -> None:
+        """Say which day it is; where it is another one than before, everything is forgotten."""
+        if day != self._day:
+            self._day = day
+            self._shows.clear()
+
+    def note(self, key: str, decision_id: str, decided_ms: int, choices: Sequence[Choice]) -> None:
+        """Note what was answered. Choices without a line are not counted."""
+        mark = stamp(decision_id, decided_ms)
+        new = [
+            OwnShow(mark, each.creative_id or each.action_id, each.line_id, each.campaign_id)
+            for each in choices
+            if each.line_id
+        ]
+        if not new:
+            return
+        shows = self._shows.setdefault(key, [])
+        shows += new
+        del shows[:-STAMPS_MAX]
+        self._shows.move_to_end(key)
+        while len(self._shows) > self._keys_max:
+            self._shows.popitem(last=False)
+            self.evicted += 1
+
+    def of(self, key: str, state: VisitorState | None, time_ms: int) -> Sequence[OwnShow]:
+        """Return what this process knows of a visitor beyond the state, and forget what the state has counted.
+
+        The states of one visitor may only grow from call to call, as those of delivery's memory do.
+        """
+        shows = self._shows.get(key)
+        if shows is None:
+            return ()
+        self._shows.move_to_end(key)
+        kept_from = first_after(time_ms - KEPT_MS)
+        shown: Mapping[str, Shown] = {} if state is None else state.shown
+        lost = 0 if state is None else first_after(state.shown_lost_ms)
+        left = [each for each in shows if each.mark >= max(kept_from, lost) and not _is_in(shown, each)]
+        if left:
+            self._shows[key] = left
+        else:
+            del self._shows[key]
+        return left
+
+
+def _is_in(shown: Mapping[str, Shown], show: OwnShow) -> bool:
+    found = shown.get(show.creative_id)
+    return found is not None and has_stamp(found.stamps, show.mark)
+
+
+class CapCounts:
+    """How often one visitor was shown what, at one moment. Worked out when it is first asked for."""
+
+    __slots__ = ("_counts", "_lost", "_now_ms", "_own", "_state")
+
+    def __init__(self, state: VisitorState | None, own: Sequence[OwnShow], time_ms: int) -> None:
+        """state: as the profile stage has it. own: `OwnShows.of` the visitor. time_ms: now, ms since 1970 UTC."""
+        self._state = state
+        self._own = own
+        self._now_ms = time_ms
+        lost_ms = 0 if state is None else state.shown_lost_ms
+        self._lost = (lost_ms > time_ms - HOUR_MS, lost_ms > time_ms - DAY_MS, False)
+        self._counts: dict[tuple[str, str], list[int]] | None = None
+
+    def count(self, level: str, object_id: str, per: str) -> int:
+        """Return how often. level: campaign, line, creative. per: hour, day, lifetime. MANY where it is not known."""
+        at = PERS.index(per)
+        return MANY if self._lost[at] else self._found().get((level, object_id), [0, 0, 0])[at]
+
+    def full(self, rules: Sequence[CapRule]) -> CapRule | None:
+        """Return the first of these caps that leaves no room for one more; None where there is room in all."""
+        counts = self._found()
+        if not counts:
+            return None  # a cap is at least 1; where something was lost, something is left
+        for rule in rules:
+            found = counts.get(rule.key)
+            if (found is not None and found[rule.at] >= rule.most) or self._lost[rule.at]:
+                return rule
+        return None
+
+    def _found(self) -> dict[tuple[str, str], list[int]]:
+        if self._counts is None:
+            self._counts = self._counted()
+        return self._counts
+
+    def _counted(self) -> dict[tuple[str, str], list[int]]:
+        """(level, id) -> how often by hour, day and lifetime."""
+        counts: dict[tuple[str, str], list[int]] = {}
+        hour, day = first_after(self._now_ms - HOUR_MS), first_after(self._now_ms - DAY_MS)
+        for name, each in {} if self._state is None else self._state.shown.items():
+            of_hour = len(each.stamps) - bisect_left(each.stamps, hour)
+            of_day = len(each.stamps) - bisect_left(each.stamps, day)
+            _add(counts, (each.campaign_id, each.line_id, name), of_hour, of_day, each.total)
+        for show in self._own:
+            _add(counts, (show.campaign_id, show.line_id, show.creative_id), show.mark >= hour, show.mark >= day, 1)
+        return counts
+
+
+def _add(
+    counts: dict[tuple[str, str], list[int]], names: tuple[str, str, str], of_hour: int, of_day: int, total: int
+) -> None:
+    for key in zip(LEVELS, names, strict=True):
+        found = counts.get(key)
+        if found is None:
+            counts[key] = [int(of_hour), int(of_day), total]
+        else:
+            found[0] += of_hour
+            found[1] += of_day
+            found[2] += total
+
+
+def cap_key(salt: bytes, day: str, hint: str) -> str:
+    """Return by what a visitor without consent is known for one day, and for caps only.
+
+    salt: secret, 16 to 64 bytes. day: `YYYY-MM-DD`. hint: what every request shows, such as the shortened address and
+    the browser. Nobody without the salt can tell the hint from it, or one day's key from another's.
+    """
+    return "-" + blake2b(f"{day}\n{hint}".encode("utf-8", "surrogatepass"), key=salt, digest_size=16).hexdigest()
