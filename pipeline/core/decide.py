@@ -66,13 +66,17 @@ class Action(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ask(NamedTuple):
-    """What is asked. visitor: "" without consent or id. how_many: different actions, at most."""
+    """What is asked. visitor: "" without consent or id. how_many: different actions, at most.
+
+    excluded: action id -> why, of those that fell out before; they are not among the actions.
+    """
 
     placement_id: str
     visitor: str
     actions: Sequence[Candidate]
     how_many: int = 1
     context: Mapping[str, object] = {}
+    excluded: Mapping[str, str] = {}
 
 
 class Known(NamedTuple):
@@ -133,10 +137,18 @@ def decide(ask: Ask, known: Known, decision_id: str, seed: str) -> DecisionLog:
     its probability at its own draw: given what was drawn before it.
     """
     candidates, ids, excluded = _eligible(ask.actions)
-    scores = known.policy.scores(ids) if ids else []
-    propensities, drawn = draw(known.policy, scores, ask.how_many, decision_id, seed)
+    policy, features = known.policy, [action.features for action in candidates]
+    scores = policy.scores_for(ids, ask.context, features) if ids else []
+    propensities, drawn = draw(policy, scores, ask.how_many, decision_id, seed)
     choices = [
-        Choice(ids[at], rank, probability, candidates[at].campaign_id, candidates[at].creative_id)
+        Choice(
+            ids[at],
+            rank,
+            probability,
+            candidates[at].campaign_id,
+            candidates[at].creative_id,
+            policy.lesson_for(ask.context, features[at]),
+        )
         for rank, (at, probability) in enumerate(drawn)
     ]
     return DecisionLog(
@@ -148,25 +160,35 @@ def decide(ask: Ask, known: Known, decision_id: str, seed: str) -> DecisionLog:
         choices,
         ids,
         propensities,
-        excluded,
+        {**ask.excluded, **excluded},
         dict(ask.context),
         {action.id: dict(action.features) for action in candidates if action.features},
         list(known.degraded),
         scores,
-        known.policy.rules._asdict(),
+        policy.logged_rules(),
     )
 
 
-def made_elsewhere(ask: Ask, action_id: str, probability: float, decision_id: str) -> DecisionLog:
+def made_elsewhere(
+    ask: Ask, action_id: str, probability: float, decision_id: str, policy: Policy | None = None
+) -> DecisionLog:
     """Return the log of a decision that another system made: its choice as it was, learnt from like our own.
 
-    probability: with which that system chose it. Returns no choices where the action is not among the eligible ones.
+    probability: with which that system chose it. policy: the placement's, which learns from it.
+    Returns no choices where the action is not among the eligible ones.
     What the others' probabilities were is not known: each is given an equal share of the rest.
     """
     candidates, ids, excluded = _eligible(ask.actions)
     rest = (1 - probability) / max(1, len(ids) - 1)
     choices = [
-        Choice(action_id, 0, probability, action.campaign_id, action.creative_id)
+        Choice(
+            action_id,
+            0,
+            probability,
+            action.campaign_id,
+            action.creative_id,
+            policy.lesson_for(ask.context, action.features) if policy is not None else b"",
+        )
         for action in candidates
         if action.id == action_id
     ]

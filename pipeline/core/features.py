@@ -11,9 +11,9 @@ import hashlib
 import math
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ SLOTS_CACHED_MAX: Final = 65_536
 NOT_FEATURES: Final = frozenset({"profile.version"})
 """In a decision's context for its log alone: an offset says nothing of a visitor."""
 _LIMIT: Final = GRID * VALUE_MAX
+_PLAIN: Final = (str, int, float)  # asked first: whether something is a Mapping is a slow question
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class FeatureSpace:
     dimension: int = 32
     named: tuple[str, ...] = ()
     seed: int = 0
+    _columns: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """See the class."""
@@ -70,39 +72,64 @@ class FeatureSpace:
         """
         columns = [0] * self.dimension
         columns[0] = GRID
+        known = self._columns
         for name, value in flat(features):
             if isinstance(value, str):
-                at, units = self._column(f"{name}={value}"), GRID
+                token, units = f"{name}={value}", GRID
+            elif isinstance(value, int | float):
+                token, units = name, _units(name, value)
             elif value is None:
                 continue
-            elif isinstance(value, int | float):
-                at, units = self._column(name), _units(name, value)
             else:
                 raise TypeError(f"feature {name!r}: {type(value).__name__}, expected a bool, number, string or null")
+            at = known.get(token)
+            if at is None:
+                at = self._column(token)
             if at > 0:
                 columns[at] += units
             elif at < 0:
                 columns[-at] -= units
-        return np.array([min(max(units, -_LIMIT), _LIMIT) for units in columns], np.int16)
+        if max(columns) > _LIMIT or min(columns) < -_LIMIT:
+            columns = [min(max(units, -_LIMIT), _LIMIT) for units in columns]
+        return np.array(columns, np.int16)
 
     def _column(self, token: str) -> int:
-        """Return the token's column, negative where it is subtracted; 0: it has none."""
-        return _column(self, token)
+        """Return the token's column, negative where it is subtracted; 0: it has none. Remembers it."""
+        if len(self._columns) >= SLOTS_CACHED_MAX:
+            self._columns.clear()
+        found = self._columns[token] = _column(self, token)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedSpace:
+    """A feature space in fewer columns: those beyond share the others (see `folded`)."""
+
+    whole: FeatureSpace
+    dimension: int
+
+    @property
+    def fingerprint(self) -> int:
+        """Return 48 bits that differ between spaces."""
+        return (self.whole.fingerprint * 31 + self.dimension) % 2**48
+
+    def vector(self, features: Mapping[str, object]) -> Vector:
+        """Return the features' vector, shape (dimension,). See FeatureSpace."""
+        return folded(self.whole.vector(features), self.dimension)
 
 
 def flat(features: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     """Give features one by one, those of a mapping inside as `outer.inner`."""
     for name, value in features.items():
-        if isinstance(value, Mapping):
-            for inner, found in value.items():
+        if isinstance(value, _PLAIN) or not isinstance(value, Mapping):
+            yield name, value
+        else:
+            for inner, found in flat(value):
                 full = f"{name}.{inner}"
                 if full not in NOT_FEATURES:
                     yield full, found
-        else:
-            yield name, value
 
 
-@lru_cache(SLOTS_CACHED_MAX)
 def _column(space: FeatureSpace, token: str) -> int:
     if token in space.named:
         return 1 + space.named.index(token)
@@ -125,18 +152,76 @@ def _units(name: str, value: float) -> int:
         squeezed = float(VALUE_MAX)
     if not squeezed <= 1_000.0:
         raise ValueError(f"feature {name!r} = {value}: expected a finite number")
-    return round(math.copysign(min(squeezed, float(VALUE_MAX)), value) * GRID)
+    units = round(squeezed * GRID) if squeezed < VALUE_MAX else _LIMIT
+    return units if value >= 0 else -units
+
+
+def crossed_columns(actions: int, contexts: int) -> int:
+    """Return how many columns `crossed` gives for vectors of these."""
+    return min(actions * contexts, DIMENSION_MAX)
 
 
 def crossed(action: Vector, context: Vector) -> Vector:
     """Return the products of an action's and a context's columns: what one ridge over both learns from.
 
-    action: shape (p,). context: shape (q,). Returns shape (p * q,), the action's columns outermost. Both have the
-    constant column, so each one's own columns are among the products.
+    action: shape (p,). context: shape (q,). Returns shape (crossed_columns(p, q),). Both have the constant column, so
+    each one's own columns are among the products. Where there is no column for each product (then p is below
+    DIMENSION_MAX), those with the context's constant have their own, and the others share what is left by a signed
+    hash.
     """
-    units = np.rint(np.multiply.outer(action.astype(np.float64), context.astype(np.float64)) / GRID)
-    clipped: Vector = np.clip(units, -_LIMIT, _LIMIT).astype(np.int16).reshape(-1)
-    return clipped
+    at, by = np.flatnonzero(action), np.flatnonzero(context)
+    products = np.multiply.outer(action[at].astype(np.float64), context[by].astype(np.float64)) / GRID
+    table = crossing(len(action), len(context))
+    rows = at[:, None]
+    signed = np.rint(products) * table.signs[rows, by]
+    columns = crossed_columns(len(action), len(context))
+    return _clipped(np.bincount(table.places[rows, by].ravel(), signed.ravel(), columns))
+
+
+class Crossing(NamedTuple):
+    """Where each product of an action's column and a context's goes, and its sign; both of shape (p, q)."""
+
+    places: NDArray[np.intp]
+    signs: NDArray[np.float64]
+
+
+@lru_cache(64)
+def crossing(actions: int, contexts: int) -> Crossing:
+    """Return where `crossed` puts the products of vectors of so many columns."""
+    numbers = np.arange(actions * contexts).reshape(actions, contexts)
+    if numbers.size <= DIMENSION_MAX:
+        return Crossing(numbers, np.ones(numbers.shape))
+    room = DIMENSION_MAX - actions
+    if room < 1:
+        raise ValueError(f"{actions} columns of an action, expected fewer than {DIMENSION_MAX}")
+    hashes = [hashlib.blake2b(b"%d" % number, digest_size=8).digest() for number in range(numbers.size)]
+    bits = np.frombuffer(b"".join(hashes), "<u8").reshape(numbers.shape)
+    places = actions + (bits >> np.uint64(1)) % np.uint64(room)
+    places[:, 0] = np.arange(actions)
+    signs = np.where(bits & np.uint64(1), 1.0, -1.0)
+    signs[:, 0] = 1.0
+    return Crossing(places.astype(np.intp), signs)
+
+
+def folded(vector: Vector, columns: int) -> Vector:
+    """Return a vector with its columns beyond so many added to those before, the constant one left alone."""
+    if len(vector) <= columns:
+        return vector
+    found = np.flatnonzero(vector)
+    return _clipped(np.bincount(_folding(len(vector), columns)[found], vector[found], columns))
+
+
+@lru_cache(64)
+def _folding(count: int, columns: int) -> NDArray[np.intp]:
+    """To which of so many columns each of `count` is added."""
+    places = 1 + np.arange(-1, count - 1) % (columns - 1)
+    places[0] = 0
+    return places
+
+
+def _clipped(units: NDArray[np.float64] | NDArray[np.int_]) -> Vector:
+    found: Vector = np.clip(units, -_LIMIT, _LIMIT).astype(np.int16)
+    return found
 
 
 def pack(vector: Vector) -> bytes:

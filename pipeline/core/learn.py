@@ -13,9 +13,11 @@ from typing import ClassVar, Final, cast
 import msgspec
 from msgspec import Struct
 
+from pipeline.core.linear_book import LearnRules, LinearBooks
 from pipeline.core.stage import Applied
 from pipeline.core.state import Entries, StateView
 from schemas.block import Origin, OutcomeBlock
+from schemas.linear import is_linear_key
 from schemas.model import ArmStatistics, LearnFixed, PlacementModel
 from schemas.outcome import Outcome
 from schemas.topics import MODELS, OUTCOMES, Topic
@@ -26,16 +28,23 @@ ARMS_MAX: Final = 10_000
 
 
 class Learn:
-    """Fold of `outcomes` into `models`: placement id -> PlacementModel, for one partition of the log."""
+    """Fold of `outcomes` into `models`: placement id -> PlacementModel, for one partition of the log.
+
+    Outcomes with a lesson go to the placement's linear model as well, whose entries stand beside (see `linear_book`).
+    """
 
     name: ClassVar[str] = "learn"
     source: ClassVar[Topic] = OUTCOMES
     reads: ClassVar[type[Struct]] = OutcomeBlock
     state: ClassVar[Topic] = MODELS
 
-    def __init__(self, view: StateView, rules: object = None) -> None:
-        """view: the restored partition. rules: none yet; what a reward is worth is the profile stage's to say."""
+    def __init__(self, view: StateView, rules: LearnRules | None = None) -> None:
+        """view: the restored partition. rules: of linear models; what a reward is worth is the profile stage's to say.
+
+        Its entries are owned by this object from now on.
+        """
         self._models = Entries(view.entries, PlacementModel)
+        self._linear = LinearBooks(view.entries, rules if rules is not None else LearnRules())
         self._fixed = msgspec.msgpack.decode(view.fixed, type=LearnFixed) if view.fixed else LearnFixed()
 
     def apply(self, origin: Origin, block: Struct) -> Applied:
@@ -46,17 +55,23 @@ class Learn:
         for outcome in outcomes.outcomes:
             if outcome.trials_delta or outcome.reward_delta_micros:
                 counts["learn", self._add(outcome, outcomes.block_time_ms)] += 1
+                if outcome.lesson:
+                    counts.update({("lesson", what): many for what, many in self._linear.add(outcome).items()})
         return Applied([], counts)
 
     def take_changes(self) -> tuple[list[tuple[str, bytes]], list[str]]:
         """Return (puts, deletes) since the last call, packed."""
-        return self._models.take_changes()
+        puts, deletes = self._models.take_changes()
+        more, gone = self._linear.take_changes()
+        return puts + more, deletes + gone
 
     def fixed(self) -> bytes:
         """Return the partition's totals, packed."""
         return msgspec.msgpack.encode(self._fixed)
 
     def _add(self, outcome: Outcome, block_time_ms: int) -> str:
+        if is_linear_key(outcome.placement_id):
+            return "bad_placement"
         model = self._models.get(outcome.placement_id)
         if model is None:
             model = PlacementModel({})

@@ -17,7 +17,17 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.features import DIMENSION_MAX, GRID, VALUE_MAX, Vector, pack, unpack
+from pipeline.core.features import (
+    DIMENSION_MAX,
+    GRID,
+    VALUE_MAX,
+    Vector,
+    crossed,
+    crossed_columns,
+    folded,
+    pack,
+    unpack,
+)
 from schemas.linear import LinearArm, LinearStatistics
 
 MICROS: Final = 1_000_000
@@ -27,8 +37,10 @@ FORGET_MIN: Final = 0.999
 WEIGHT_MAX: Final = WEIGHT * 64
 ROWS_EXACT: Final = 2_048
 """So many rows of largest values still add up exactly in a float64 (2^53), whose products numpy computes fast."""
-HEAD_BYTES: Final = 7
+HEAD_BYTES: Final = 9
 _DAY_MS: Final = 86_400_000
+OWN_COLUMNS: Final = 32
+"""Columns of an action's own ridge beside a shared one: its sums take 4.5 kB, and a thousand actions are normal."""
 SHARED: Final = ""
 """The arm's key of the one ridge that all actions share."""
 
@@ -47,21 +59,45 @@ class LinearDelta(NamedTuple):
 class Lesson(NamedTuple):
     """What a choice was made with, as its decision logs it: all that the learner needs besides the reward.
 
-    space: fingerprint of the vector's feature space. is_shared: learnt by the one ridge of all actions.
+    space: fingerprint of the feature space. action: the action's columns, none where only ridges of the actions' own
+    learn. context: the context's columns. is_own, is_shared: whether the action's own ridge, and that of all, learn
+    from it; where both do, the own ones have at most OWN_COLUMNS.
     """
 
     space: int
-    is_shared: bool
-    vector: Vector
+    action: Vector
+    context: Vector
+    is_own: bool = True
+    is_shared: bool = False
 
-    def arm(self, action_id: str) -> str:
-        """Return under which key of the statistics this is learnt."""
-        return SHARED if self.is_shared else action_id
+    @property
+    def own(self) -> Vector:
+        """What the action's own ridge learns from."""
+        return folded(self.context, OWN_COLUMNS) if self.is_shared else self.context
+
+    @property
+    def shared(self) -> Vector:
+        """What the one ridge of all actions learns from: the products of both vectors' columns."""
+        return crossed(self.action, self.context)
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """How many columns `own` and `shared` have; 0 where none learns."""
+        actions, contexts = len(self.action), len(self.context)
+        own = min(contexts, OWN_COLUMNS) if self.is_shared else contexts
+        return own if self.is_own else 0, crossed_columns(actions, contexts) if self.is_shared else 0
 
 
 def pack_lesson(lesson: Lesson) -> bytes:
-    """Return a lesson as bytes: one of kind, six of space, then the vector."""
-    return bytes([lesson.is_shared]) + lesson.space.to_bytes(6, "little") + pack(lesson.vector)
+    """Return a lesson as bytes: who learns, both dimensions, six of space; then the columns that are not 0.
+
+    Of those first the places, a byte each, the action's before the context's; then the values, two bytes each.
+    """
+    who = lesson.is_own + 2 * lesson.is_shared
+    vector = np.concatenate((lesson.action, lesson.context))
+    found = np.flatnonzero(vector)
+    head = bytes((who, len(lesson.action), len(lesson.context) - 1)) + lesson.space.to_bytes(6, "little")
+    return head + found.astype(np.uint8).tobytes() + pack(vector[found])
 
 
 def read_lesson(raw: bytes) -> Lesson:
@@ -69,14 +105,27 @@ def read_lesson(raw: bytes) -> Lesson:
 
     Raises ValueError for bytes that `pack_lesson` never gives: they may come from anybody who writes decisions.
     """
-    if len(raw) < HEAD_BYTES + 2 or raw[0] > 1:
-        raise ValueError(f"linear lesson: {len(raw)} bytes, expected kind 0 or 1, a space and a vector")
-    vector = unpack(raw[HEAD_BYTES:])
-    if len(vector) > DIMENSION_MAX:
-        raise ValueError(f"linear lesson: dimension {len(vector)}, expected at most {DIMENSION_MAX}")
-    if np.abs(vector.astype(np.int32)).max() > GRID * VALUE_MAX:
-        raise ValueError(f"linear lesson: a value beyond {VALUE_MAX}")
-    return Lesson(int.from_bytes(raw[1:HEAD_BYTES], "little"), raw[0] == 1, vector)
+    count, rest = divmod(len(raw) - HEAD_BYTES, 3)
+    if count < 0 or rest:
+        raise ValueError(f"linear lesson: {len(raw)} bytes, expected {HEAD_BYTES} and three for each column")
+    who, actions, contexts = raw[0], raw[1], raw[2] + 1
+    is_shared = who >= 2
+    if not 1 <= who <= 3 or is_shared == (actions == 0):
+        raise ValueError(
+            f"linear lesson: kind {who} with {actions} columns of the action, expected 1 with none, 2 or 3"
+        )
+    if actions + contexts > DIMENSION_MAX:
+        raise ValueError(f"linear lesson: {actions} + {contexts} columns, expected at most {DIMENSION_MAX}")
+    places = np.frombuffer(raw, np.uint8, count, HEAD_BYTES)
+    values = unpack(raw[HEAD_BYTES + count :])
+    if count and (places[-1] >= actions + contexts or (places[1:] <= places[:-1]).any()):
+        raise ValueError(f"linear lesson: columns {places.tolist()}, expected ascending below {actions + contexts}")
+    if (values == 0).any() or (np.abs(values.astype(np.int32)) > GRID * VALUE_MAX).any():
+        raise ValueError(f"linear lesson: a value beyond {VALUE_MAX}, or of 0")
+    vector = np.zeros(actions + contexts, np.int16)
+    vector[places] = values
+    space = int.from_bytes(raw[3:HEAD_BYTES], "little")
+    return Lesson(space, vector[:actions], vector[actions:], who != 2, is_shared)
 
 
 def weight_of(decided_ms: int, landmark_ms: int, daily_factor: float) -> int:

@@ -12,7 +12,7 @@ from river import drift
 
 from pipeline.core.features import GRID
 from pipeline.core.linear import MICROS, LinearDelta, learn, start_anew
-from pipeline.core.linear_model import Floats, RidgeRules, weights
+from pipeline.core.linear_model import DECIMALS, RidgeRules, weights
 from schemas.linear import LinearArm, LinearStatistics
 
 DELTA: Final = 0.002
@@ -51,22 +51,27 @@ class DriftWatch:
 
 
 def learn_watching(
-    statistics: LinearStatistics, deltas: Sequence[LinearDelta], watch: DriftWatch, rules: RidgeRules
+    statistics: LinearStatistics,
+    deltas: Sequence[LinearDelta],
+    watch: DriftWatch,
+    rules: RidgeRules,
+    trials_min: int = 0,
 ) -> list[str]:
     """Add outcomes as `learn` does, but start an action anew where its errors have changed.
 
+    trials_min: before so many trials an action is not watched: its errors change because it is learning.
     Errors are those of the model before this block; a correction downwards is no error of the model and is not seen.
     Returns the action ids that were started anew, from the decision on that raised the alarm.
     """
-    models: dict[str, Floats] = {}
+    arms = {delta.action_id: statistics.arms.get(delta.action_id, LinearArm()) for delta in deltas}
+    arms = {action_id: arm for action_id, arm in arms.items() if arm.trials >= trials_min}
+    models = dict(zip(arms, weights(list(arms.values()), statistics.dimension, rules), strict=True))
+    seen = [delta for delta in deltas if delta.action_id in arms and (delta.trials or delta.reward_micros > 0)]
     alarms: dict[str, int] = {}
-    for delta in deltas:
-        if not delta.trials and delta.reward_micros <= 0:
-            continue
-        if delta.action_id not in models:
-            arm = statistics.arms.get(delta.action_id, LinearArm())
-            models[delta.action_id] = weights([arm], statistics.dimension, rules)[0]
-        expected = float(models[delta.action_id] @ delta.vector) / GRID
+    for delta in seen:
+        if delta.action_id in alarms:
+            continue  # its model has gone: the errors from here on are nobody's
+        expected = round(float(models[delta.action_id] @ delta.vector) / GRID, DECIMALS)
         if watch.see(delta.action_id, (delta.reward_micros / MICROS - expected) ** 2):
             alarms[delta.action_id] = delta.decided_ms
     for action_id, since_ms in alarms.items():

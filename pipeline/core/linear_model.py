@@ -14,7 +14,15 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.features import DIMENSION_MAX, GRID, FeatureSpace, crossed
+from pipeline.core.features import (
+    DIMENSION_MAX,
+    GRID,
+    FeatureSpace,
+    FoldedSpace,
+    Vector,
+    crossed_columns,
+    crossing,
+)
 from pipeline.core.linear import SHARED, WEIGHT, Lesson, eta_of, precision_of
 from schemas.linear import LinearArm, LinearStatistics
 
@@ -23,6 +31,7 @@ DECIMALS: Final = 9
 SOLVED_AT_ONCE: Final = 256
 ACTIONS_CACHED_MAX: Final = 20_000
 _NOTHING: Final = LinearArm()
+_NO_COLUMNS: Final = np.zeros(0, np.int16)
 
 
 class RidgeRules(NamedTuple):
@@ -48,6 +57,14 @@ class LinearModel(Protocol):
     def dimension(self) -> int:
         """Of the vectors that are learnt from."""
 
+    @property
+    def trials(self) -> int:
+        """How many choices it has learnt from."""
+
+    @property
+    def reward_micros(self) -> int:
+        """What they have earned in all, in millionths."""
+
     def scores(
         self, action_ids: Sequence[str], context: Mapping[str, object], features: Sequence[Mapping[str, object]]
     ) -> Floats:
@@ -62,7 +79,7 @@ class ArmRidges:
 
     def __init__(
         self,
-        space: FeatureSpace,
+        space: FeatureSpace | FoldedSpace,
         statistics: LinearStatistics,
         rules: RidgeRules | None = None,
         before: "ArmRidges | None" = None,
@@ -79,6 +96,8 @@ class ArmRidges:
         self._rows = {action_id: row for row, action_id in enumerate(self._arms, 1)}  # row 0: the prior
         self._means = np.empty((len(self._arms) + 1, self.dimension))
         self._means[0] = prior_weights(self.dimension, self.rules)
+        self.trials = sum(arm.trials for arm in self._arms.values())
+        self.reward_micros = sum(arm.reward_micros for arm in self._arms.values())
         self._make(before if before is not None and before.rules == self.rules else None)
 
     def _make(self, before: "ArmRidges | None") -> None:
@@ -98,14 +117,28 @@ class ArmRidges:
         self, action_ids: Sequence[str], context: Mapping[str, object], features: Sequence[Mapping[str, object]]
     ) -> Floats:
         """See LinearModel. Actions' features play no part."""
-        row_of = self._rows.get
-        rows = [row_of(action_id, 0) for action_id in action_ids]
-        found: Floats = np.round(self._means[rows] @ (self._space.vector(context) / GRID), DECIMALS)
+        weights_of = self.weights_of(self.rows(action_ids))
+        found: Floats = np.round(weights_of @ (self._space.vector(context) / GRID), DECIMALS)
         return found
+
+    def rows(self, action_ids: Sequence[str]) -> list[int]:
+        """Return each action's row, in the same order; 0 is the prior's, of those that nothing is known of."""
+        row_of = self._rows.get
+        return [row_of(action_id, 0) for action_id in action_ids]
+
+    def weights_of(self, rows: Sequence[int]) -> Floats:
+        """Return the weights of these rows, shape (len(rows), dimension)."""
+        found: Floats = self._means[rows]
+        return found
+
+    @property
+    def arms(self) -> Mapping[str, LinearArm]:
+        """The sums it was made from, in the order of the rows from 1 on."""
+        return self._arms
 
     def lesson(self, context: Mapping[str, object], features: Mapping[str, object]) -> Lesson:
         """See LinearModel: the context alone."""
-        return Lesson(self.space, False, self._space.vector(context))
+        return Lesson(self.space, _NO_COLUMNS, self._space.vector(context))
 
 
 class SharedRidge:
@@ -124,15 +157,18 @@ class SharedRidge:
     ) -> None:
         """actions, contexts: the spaces of both. before: the version before, whose actions' vectors are taken over.
 
-        Raises ValueError where the statistics are of other feature spaces, or the products are beyond DIMENSION_MAX.
+        Raises ValueError where the statistics are of other feature spaces, or these have too many columns.
         """
-        self.space, self.dimension = shared_space(actions, contexts), actions.dimension * contexts.dimension
+        self.space = shared_space(actions, contexts)
+        self.dimension = crossed_columns(actions.dimension, contexts.dimension)
         _check(statistics, self.space, self.dimension)
         self.rules = rules if rules is not None else RidgeRules()
         self._actions, self._contexts = actions, contexts
         arm = statistics.arms.get(SHARED, _NOTHING)
+        self.trials, self.reward_micros = arm.trials, arm.reward_micros
         made = weights([arm], self.dimension, self.rules)[0]
-        self._weights: Floats = made.reshape(actions.dimension, contexts.dimension)
+        table = crossing(actions.dimension, contexts.dimension)
+        self._weights: Floats = made[table.places] * table.signs
         self._cache: _ActionVectors
         is_same = before is not None and before._actions == actions
         self._cache = before._cache if before is not None and is_same else _ActionVectors(actions)
@@ -141,15 +177,24 @@ class SharedRidge:
         self, action_ids: Sequence[str], context: Mapping[str, object], features: Sequence[Mapping[str, object]]
     ) -> Floats:
         """See LinearModel. Actions without features (or beyond their list) have the constant column alone."""
-        given = features if len(features) == len(action_ids) else [*features, *[{}] * (len(action_ids) - len(features))]
-        by_action: Floats = self._weights @ (self._contexts.vector(context) / GRID)
-        found: Floats = np.round(self._cache.matrix(given) @ by_action, DECIMALS)
+        vectors = self.vectors(len(action_ids), features)
+        found: Floats = np.round(vectors @ self.by_action(self._contexts.vector(context)), DECIMALS)
         return found
 
+    def by_action(self, context: Vector) -> Floats:
+        """Return W c: what each column of an action's adds in this context."""
+        found: Floats = self._weights @ (context / GRID)
+        return found
+
+    def vectors(self, count: int, features: Sequence[Mapping[str, object]]) -> Floats:
+        """Return the vectors of `count` actions with these features, shape (count, columns of an action)."""
+        given = features if len(features) == count else [*features, *[{}] * (count - len(features))]
+        return self._cache.matrix(given)
+
     def lesson(self, context: Mapping[str, object], features: Mapping[str, object]) -> Lesson:
-        """See LinearModel: the products of both vectors' columns."""
-        vector = crossed(self._actions.vector(features), self._contexts.vector(context))
-        return Lesson(self.space, True, vector)
+        """See LinearModel: both vectors, of whose columns' products it learns."""
+        action, found = self._actions.vector(features), self._contexts.vector(context)
+        return Lesson(self.space, action, found, is_own=False, is_shared=True)
 
 
 class _ActionVectors:
@@ -188,11 +233,11 @@ class _ActionVectors:
 
 
 def shared_space(actions: FeatureSpace, contexts: FeatureSpace) -> int:
-    """Return the fingerprint of the products of two spaces. Raises ValueError where they are beyond DIMENSION_MAX."""
-    products = actions.dimension * contexts.dimension
-    if products > DIMENSION_MAX:
+    """Return the fingerprint of the products of two spaces. Raises ValueError where they have too many columns."""
+    columns = actions.dimension + contexts.dimension
+    if columns > DIMENSION_MAX:
         raise ValueError(
-            f"feature spaces: {actions.dimension} x {contexts.dimension} = {products} products, "
+            f"feature spaces: {actions.dimension} + {contexts.dimension} = {columns} columns, "
             f"expected at most {DIMENSION_MAX}"
         )
     return (actions.fingerprint * 31 + contexts.fingerprint) % 2**48

@@ -27,30 +27,37 @@ class LinearRules(NamedTuple):
     """How a linear policy explores.
 
     squarecb_gain: g0 of SquareCB (Foster and Rakhlin, ICML 2020). igw_gain: C of the scale-free form. epsilon: share
-    that the linear epsilon-greedy gives to all alike. floor: share of decisions spread evenly over all actions, for
-    every policy: no importance weight is above K / floor, and an action that gets better is seen.
+    that the linear epsilon-greedy gives to all alike. floor: the least share of each action, for every policy, as long
+    as all of them together have no more than floor_share_max: so importance weights are bounded, and an action that
+    gets better is seen.
     """
 
     squarecb_gain: float = 40.0
     igw_gain: float = 11.0
     epsilon: float = 0.1
     floor: float = 0.01
+    floor_share_max: float = 0.1
 
 
 class Drawing(NamedTuple):
     """All that turns scores into probabilities, at one version of a model: with the scores it draws again from a log.
 
     greed: times sqrt(K), by how much a gap of 1 in the scores adds to the odds against an action.
-    epsilon: share of decisions that explore evenly.
+    epsilon: share of decisions that explore evenly. floor, floor_share_max: see LinearRules.
     """
 
     greed: float = 0.0
     epsilon: float = 0.0
     floor: float = 0.01
+    floor_share_max: float = 0.1
+
+    def even(self, count: int) -> float:
+        """Return the share of decisions that is spread evenly over so many actions."""
+        return max(self.epsilon, min(self.floor * count, self.floor_share_max))
 
 
 class LinearPolicy(Policy):
-    """One version of a placement's contextual policy. Immutable to its readers; safe to share between threads."""
+    """One version of a placement's contextual policy. Immutable to its readers; scores are asked for by one thread."""
 
     def __init__(
         self,
@@ -59,15 +66,16 @@ class LinearPolicy(Policy):
         model: LinearModel | None = None,
         linear: LinearRules | None = None,
     ) -> None:
-        """arms: the placement's plain sums, as for every policy: how far it has learnt. model: made from the rest.
+        """arms: the placement's plain sums, as for every policy: for people to read. model: what it decides by.
 
-        Without a model every action's score is the prior: all alike.
+        Without a model every action's score is the prior: all alike. How far it has learnt the model says, not the
+        plain sums: they go back to before the placement had a linear policy.
         """
         super().__init__(arms, rules)
         self.model = model
         self.linear = linear if linear is not None else LinearRules()
-        self.trials = sum(arm.trials for arm in self.arms.values())
-        self.rewards = max(0.0, sum(arm.reward_micros for arm in self.arms.values()) / MICROS)
+        self.trials = model.trials if model is not None else 0
+        self.rewards = max(0.0, model.reward_micros / MICROS) if model is not None else 0.0
         self.drawing = self._drawing()
 
     @classmethod
@@ -106,19 +114,23 @@ class LinearPolicy(Policy):
         return pack_lesson(self.model.lesson(context, features)) if self.model is not None else b""
 
     def probabilities(self, scores: Sequence[float]) -> list[float]:
-        """Return the probability of each action, at least floor / K; they sum to 1. Ties share alike.
+        """Return the probability of each action, at least its floor; they sum to 1. Ties share alike.
 
         The same on every machine, and in every order: each step is exactly rounded by itself, also the sum.
         """
-        greed, _, floor = self.drawing
+        greed = self.drawing.greed
         found = np.array(scores, np.float64)
         best, count = found.max(), len(found)
+        floor = self.drawing.even(count)
         shares = 1.0 / (count + greed * math.sqrt(count) * (best - found))
         top = found == best
         shares[top] = 0.0
         shares[top] = (1.0 - math.fsum(shares.tolist())) / int(np.count_nonzero(top))
         mixed: list[float] = (shares * (1.0 - floor) + floor / count).tolist()
         return mixed
+
+    def _with(self, greed: float, epsilon: float = 0.0) -> Drawing:
+        return Drawing(greed, epsilon, self.linear.floor, self.linear.floor_share_max)
 
     @abstractmethod
     def _drawing(self) -> Drawing: ...
@@ -130,7 +142,7 @@ class SquareCB(LinearPolicy):
     name: ClassVar[str] = "linear_squarecb"
 
     def _drawing(self) -> Drawing:
-        return Drawing(self.linear.squarecb_gain * math.sqrt(max(0, self.trials)), 0.0, self.linear.floor)
+        return self._with(self.linear.squarecb_gain * math.sqrt(max(0, self.trials)))
 
 
 class InverseGap(LinearPolicy):
@@ -145,7 +157,7 @@ class InverseGap(LinearPolicy):
         trials = self.rules.prior_trials + self.trials
         base = (self.rules.prior_trials * self.rules.prior_mean + self.rewards) / trials if trials > 0.0 else 0.0
         greed = self.linear.igw_gain * math.sqrt(self.rewards) / base if base > 0.0 else 0.0
-        return Drawing(greed, 0.0, self.linear.floor)
+        return self._with(greed)
 
 
 class LinearEpsilon(LinearPolicy):
@@ -154,11 +166,11 @@ class LinearEpsilon(LinearPolicy):
     name: ClassVar[str] = "linear_epsilon"
 
     def _drawing(self) -> Drawing:
-        return Drawing(0.0, max(self.linear.epsilon, self.linear.floor), self.linear.floor)
+        return self._with(0.0, self.linear.epsilon)
 
     def probabilities(self, scores: Sequence[float]) -> list[float]:
         """Return epsilon/K for each, and the rest shared by the best."""
-        best, epsilon = max(scores), self.drawing.epsilon
+        best, epsilon = max(scores), self.drawing.even(len(scores))
         explore = epsilon / len(scores)
         exploit = explore + (1.0 - epsilon) / scores.count(best)
         return [exploit if score == best else explore for score in scores]

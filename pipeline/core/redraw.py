@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.core.decide import MADE_ELSEWHERE, draw
-from pipeline.core.policy import POLICIES, PolicyRules
+from pipeline.core.policies import ALL_POLICIES
+from pipeline.core.policy import PolicyRules
 from schemas.outcome import DecisionLog
 
 
@@ -28,18 +29,19 @@ class NotDrawable(ValueError):
 
 def redraw(log: DecisionLog) -> Redrawn:
     """Draw a logged decision again. Raises NotDrawable for one that we have not drawn, or that was logged unscored."""
-    kind = POLICIES.get(log.policy)
+    kind = ALL_POLICIES.get(log.policy)
     if log.policy == MADE_ELSEWHERE:
         raise NotDrawable("it was made elsewhere: only its choice and that one's probability are known")
     if kind is None:
-        raise NotDrawable(f"policy {log.policy!r} is not known here; expected one of {', '.join(POLICIES)}")
+        raise NotDrawable(f"policy {log.policy!r} is not known here; expected one of {', '.join(ALL_POLICIES)}")
     if len(log.scores) != len(log.candidates) or not log.rules:
         found = f"{len(log.scores)} scores of {len(log.candidates)} candidates and {len(log.rules)} rules"
         raise NotDrawable(f"the log has {found}; expected one score each, and the policy's rules")
     try:
-        policy = kind({}, PolicyRules(**log.rules))
+        policy = kind.from_log(log.rules)
     except TypeError as error:
-        raise NotDrawable(f"rules {log.rules}: {error}; expected {', '.join(PolicyRules._fields)}") from None
+        expected = ", ".join(kind({}, PolicyRules()).logged_rules())
+        raise NotDrawable(f"rules {log.rules}: {error}; expected {expected}") from None
     propensities, drawn = draw(policy, log.scores, len(log.choices), log.decision_id, log.seed)
     choices = [(log.candidates[at], probability) for at, probability in drawn]
     return Redrawn(choices, propensities, list(_differences(log, choices, propensities)))

@@ -4,20 +4,25 @@ A decision sees whole versions only: a policy is made beside the old one and the
 is read anew replaces the old view once it is complete.
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 
+from pipeline.core.linear_policy import LINEAR_POLICIES, LinearRules
+from pipeline.core.policies import ALL_POLICIES
 from pipeline.core.policy import POLICIES, Policy, PolicyRules, merge
 from pipeline.core.state import NO_VERSION, StateView
+from pipeline.delivery.linear import LinearMirror
 from pipeline.edge import metrics
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 from schemas.block import partition_of
-from schemas.model import PlacementModel
+from schemas.linear import LinearKey, is_linear_key, read_key
+from schemas.model import ArmStatistics, PlacementModel
 from schemas.profile import VisitorState
 from schemas.state import StateRecord
 from schemas.topics import MODELS, PROFILES, Topic
@@ -27,7 +32,10 @@ log = logging.getLogger(__name__)
 STALE_MS: Final = 15_000
 """Profiles and models get a record in each round, and ticks alone make rounds: silence means that a stage or the broker
 is away."""
+PROFILES_LOADING: Final = "profiles_loading"
 REFRESH_S: Final = 0.1  # a placement's policy is made anew at most this often
+PAUSE_TIMES: Final = 9
+"""Making policies may take a tenth of the time: decisions wait for no model, but they share Python with this thread."""
 
 _decode_visitor = msgspec.msgpack.Decoder(VisitorState).decode
 _decode_model = msgspec.msgpack.Decoder(PlacementModel).decode
@@ -81,8 +89,13 @@ class Memory:
         self._models: dict[str, dict[int, PlacementModel]] = {}
         self._policies: dict[str, PlacementPolicy] = {}
         self._changed: dict[str, None] = {}
-        self._refreshed_s = 0.0
-        self._untrained = {name: PlacementPolicy(kind({}, self._rules), "", 0) for name, kind in POLICIES.items()}
+        self._published: Mapping[str, str] = {}
+        self._others: dict[tuple[str, str], tuple[PlacementPolicy, PlacementPolicy]] = {}
+        self._refreshed_s = self._took_s = 0.0
+        self._linear = LinearRules(epsilon=settings.policy_epsilon, floor=settings.policy_floor)
+        self._mirrors: dict[str, LinearMirror] = {}
+        self._blank = LinearMirror(self._rules.prior_mean)
+        self._untrained = {name: PlacementPolicy(self._made(name, {}, self._blank), "", 0) for name in ALL_POLICIES}
 
     def _empty(self) -> list[_Shard]:
         return [_Shard() for _ in range(self._partitions)]
@@ -99,10 +112,29 @@ class Memory:
             log.error("profiles: an entry cannot be read and is not used: %s", error)
             return Found(None, shard.view.version, is_unreadable=True)
 
-    def policy(self, placement_id: str) -> PlacementPolicy:
-        """Return the policy of a placement; with the prior alone where nothing was learnt yet (model_version "")."""
+    def policy(self, placement_id: str, name: str = "") -> PlacementPolicy:
+        """Return the policy of a placement; with the prior alone where nothing was learnt yet (model_version "").
+
+        name: of another policy than the placement's own, for a test between the two: it knows the same sums. What needs
+        more than sums, or is unknown, is the placement's own.
+        """
         found = self._policies.get(placement_id)
-        return found if found is not None else self._untrained[self._names.get(placement_id, self._default)]
+        if found is None:
+            found = self._untrained[self._name(placement_id)]
+        if not name or name == found.policy.name or name not in POLICIES:
+            return found
+        of, other = self._others.get((placement_id, name), (None, found))
+        if of is not found:
+            other = found._replace(policy=POLICIES[name](found.policy.arms, self._rules))
+            self._others[placement_id, name] = found, other
+        return other
+
+    def prefer(self, names: Mapping[str, str]) -> None:
+        """Say which policies marketers have given to placements; they count before the settings'."""
+        before, self._published = self._published, {key: name for key, name in names.items() if name in ALL_POLICIES}
+        for placement_id in {**before, **self._published}:
+            if before.get(placement_id) != self._published.get(placement_id) and placement_id in self._policies:
+                self._changed[placement_id] = None
 
     def is_known(self, placement_id: str) -> bool:
         """Say whether anything was learnt of a placement."""
@@ -114,7 +146,7 @@ class Memory:
         if visitor:
             profiles = self._in_use[PROFILES.name][partition_of(visitor, self._partitions)]
             if not profiles.is_loaded:
-                missing.append("profiles_loading")
+                missing.append(PROFILES_LOADING)
             elif time_ms - profiles.block_time_ms > STALE_MS:
                 missing.append("profiles_stale")
         models = self._in_use[MODELS.name]
@@ -169,6 +201,8 @@ class Memory:
             for placement_id, models in self._models.items():
                 if models.pop(partition, None) is not None:
                     self._changed[placement_id] = None
+            for mirror in self._mirrors.values():
+                mirror.forget(partition)
             self._learn(partition, shard)
         shard.is_loaded = True
         self._in_use[topic.name][partition] = shard
@@ -176,45 +210,78 @@ class Memory:
     def pause(self) -> None:
         """See Reader. Makes the policies of changed placements, a short while after the last time."""
         now_s = monotonic_s()
-        if self._changed and now_s - self._refreshed_s >= REFRESH_S:
-            self._refreshed_s = now_s
+        if self._changed and now_s - self._refreshed_s >= max(REFRESH_S, PAUSE_TIMES * self._took_s):
             changed, self._changed = self._changed, {}
             for placement_id in changed:
                 self._refresh(placement_id)
+            self._refreshed_s = monotonic_s()
+            self._took_s = self._refreshed_s - now_s
         metrics.PROFILES.set(sum(len(shard.view.entries) for shard in self._in_use[PROFILES.name]))
         newest = max((found.updated_ms for found in self._policies.values()), default=0)
         if newest:
             metrics.MODEL_AGE.set(max(0, now_ms() - newest) / 1_000)
 
     def _learn(self, partition: int, shard: _Shard) -> None:
-        for placement_id, before in shard.before.items():
-            raw = shard.view.entries.get(placement_id)
+        linear: dict[str, dict[LinearKey, bytes | None]] = {}
+        for key, before in shard.before.items():
+            raw = shard.view.entries.get(key)
             if raw == before:
                 continue  # swept, not changed
-            models = self._models.setdefault(placement_id, {})
-            if raw is None:
-                models.pop(partition, None)
-            else:
-                try:
-                    models[partition] = _decode_model(raw)
-                except msgspec.MsgspecError as error:
-                    log.error(
-                        "models[%d]: the entry of %r cannot be read, the last one stays: %s",
-                        partition,
-                        placement_id,
-                        error,
-                    )
-            self._changed[placement_id] = None
+            if not is_linear_key(key):
+                self._learn_sums(partition, key, raw)
+                continue
+            with _told(partition, key):
+                found = read_key(key)
+                linear.setdefault(found.placement_id, {})[found] = raw
         shard.before.clear()
+        for placement_id, changes in linear.items():
+            if self._name(placement_id) in LINEAR_POLICIES:
+                mirror = self._mirror(placement_id)
+                with _told(partition, placement_id):
+                    mirror.take(partition, changes)
+                self._changed[placement_id] = None
+
+    def _learn_sums(self, partition: int, placement_id: str, raw: bytes | None) -> None:
+        models = self._models.setdefault(placement_id, {})
+        if raw is None:
+            models.pop(partition, None)
+        else:
+            with _told(partition, placement_id):
+                models[partition] = _decode_model(raw)
+        self._changed[placement_id] = None
+
+    def _name(self, placement_id: str) -> str:
+        return self._published.get(placement_id) or self._names.get(placement_id, self._default)
+
+    def _made(self, name: str, arms: Mapping[str, ArmStatistics], mirror: LinearMirror) -> Policy:
+        if name in LINEAR_POLICIES:
+            return LINEAR_POLICIES[name](arms, self._rules, mirror.make(), self._linear)
+        return POLICIES[name](arms, self._rules)
 
     def _refresh(self, placement_id: str) -> None:
-        models = self._models[placement_id]
-        kind = POLICIES[self._names.get(placement_id, self._default)]
-        policy = kind(merge([model.arms for model in models.values()]), self._rules)
+        models = self._models.get(placement_id, {})
+        name = self._name(placement_id)
+        policy = self._made(name, merge([model.arms for model in models.values()]), self._mirror(placement_id))
         shards = self._loading[MODELS.name]
         version = ",".join(f"{partition}:{shards[partition].view.version}" for partition in sorted(models))
         updated_ms = max((model.updated_ms for model in models.values()), default=0)
         self._policies[placement_id] = PlacementPolicy(policy, version, updated_ms)
+
+    def _mirror(self, placement_id: str) -> LinearMirror:
+        """Return what is known of a placement beside its plain sums; a linear policy needs it from the first on."""
+        known = self._mirrors.get(placement_id, self._blank)
+        if known is self._blank and self._name(placement_id) in LINEAR_POLICIES:
+            known = self._mirrors[placement_id] = LinearMirror(self._rules.prior_mean)
+        return known
+
+
+@contextlib.contextmanager
+def _told(partition: int, key: str) -> Iterator[None]:
+    """Tell of an entry that this version of the code cannot read; what was known stays."""
+    try:
+        yield
+    except (msgspec.MsgspecError, ValueError) as error:
+        log.error("models[%d]: the entry of %r cannot be read, the last one stays: %s", partition, key, error)
 
 
 def _policy_names(settings: Settings) -> Mapping[str, str]:
@@ -222,6 +289,6 @@ def _policy_names(settings: Settings) -> Mapping[str, str]:
         ("HERALD_POLICY_DEFAULT", settings.policy_default),
         *((f"HERALD_POLICY_PLACEMENTS: {placement}", name) for placement, name in settings.policy_placements.items()),
     ):
-        if name not in POLICIES:
-            raise SettingsError(f"{where} = {name!r}: expected one of {', '.join(sorted(POLICIES))}")
+        if name not in ALL_POLICIES:
+            raise SettingsError(f"{where} = {name!r}: expected one of {', '.join(sorted(ALL_POLICIES))}")
     return dict(settings.policy_placements)

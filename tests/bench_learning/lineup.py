@@ -1,19 +1,22 @@
 """Who plays, with which settings: one visible list, the same for every problem.
 
 `linear_igw` is the default that we propose. Its gain and that of `linear_squarecb` were set on seeds 0-2 of some of
-these problems at a few thousand rounds; VW's best is chosen after the fact for each problem, which is harder on us.
+these problems at a few thousand rounds. `deployed` has delivery's model and floor: hashed columns for whatever features
+a world has, and 1 % for each action, where the others spread 1 % over all. VW's best is chosen after the fact for each
+problem, which is harder on us.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pipeline.core.linear_policy import LinearRules
-from tests.bench_learning.players import Linear, Plain, Player
+from tests.bench_learning.players import Deployed, Linear, Plain, Player
 from tests.bench_learning.problems import Problem, World
 from tests.bench_learning.rivals import MabWiser, VowpalWabbit, is_installed
 
-DEFAULTS = LinearRules()
+DEFAULTS = LinearRules(floor_share_max=0.01)
 NO_FLOOR = LinearRules(floor=0.0)
+DEPLOYED = LinearRules()
 COSTS = "--cb_min_cost -1 --cb_max_cost 0"  # a reward of 1 is a cost of -1
 OURS, RIVAL = "ours", "rival"
 
@@ -56,6 +59,7 @@ LINEUP: tuple[Entrant, ...] = (
     _linear("linear_igw, 64 hashed columns", "linear_igw", dimension=64),
     _linear("shared linear_igw", "linear_igw", is_shared=True),
     _linear("shared linear_squarecb", "linear_squarecb", is_shared=True),
+    Entrant("deployed linear_igw", OURS, lambda world: Deployed(world, "linear_igw", DEPLOYED)),
     _vw("squarecb", f"--squarecb {COSTS}"),
     _vw("squarecb 1000, l 2", f"--squarecb --gamma_scale 1000 -l 2 {COSTS}"),
     _vw("regcbopt", f"--regcb --regcbopt --mellowness 0.01 {COSTS}"),

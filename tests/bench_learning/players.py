@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from pipeline.core.features import FeatureSpace
-from pipeline.core.linear import LinearDelta, learn, read_lesson
+from pipeline.core.linear import SHARED, LinearDelta, learn, read_lesson
+from pipeline.core.linear_blend import Blend, nothing
 from pipeline.core.linear_drift import DriftWatch, learn_watching
 from pipeline.core.linear_model import ArmRidges, RidgeRules, SharedRidge, shared_space
 from pipeline.core.linear_policy import LINEAR_POLICIES, LinearPolicy, LinearRules
@@ -124,13 +125,41 @@ class Linear:
         action_id = self.ids[turn.action]
         _count(self.arms, action_id, trials, reward)
         lesson = read_lesson(turn.logged)
-        delta = LinearDelta(
-            lesson.arm(action_id), lesson.vector, trials, round(MICROS * reward), decided_ms=turn.number
-        )
+        arm, vector = (SHARED, lesson.shared) if lesson.is_shared else (action_id, lesson.own)
+        delta = LinearDelta(arm, vector, trials, round(MICROS * reward), decided_ms=turn.number)
         if self.watch is not None:
             learn_watching(self.statistics, [delta], self.watch, RidgeRules())
         else:
             learn(self.statistics, [delta])
+        self.policy = self._made()
+
+
+class Deployed:
+    """A linear policy with the model that delivery has: whatever the world's features are, the same columns."""
+
+    is_additive = True
+
+    def __init__(self, world: World, name: str, rules: LinearRules) -> None:
+        self.ids, self.features, self.name, self.linear = world.action_ids, world.action_features, name, rules
+        self.own, self.shared = nothing()
+        self.model: Blend | None = None
+        self.policy = self._made()
+
+    def _made(self) -> LinearPolicy:
+        self.model = Blend(self.own, self.shared, before=self.model)
+        return LINEAR_POLICIES[self.name]({}, PolicyRules(), self.model, self.linear)
+
+    def choose(self, number: int, context: Features, u: float) -> Turn:
+        """See Player."""
+        found = self.policy.probabilities(self.policy.scores_for(self.ids, context, self.features))
+        at = pick(found, u)
+        return Turn(number, at, found[at], context, self.policy.lesson_for(context, self.features[at]))
+
+    def learn(self, turn: Turn, trials: int, reward: float) -> None:
+        """See Player."""
+        lesson, micros = read_lesson(turn.logged), round(MICROS * reward)
+        learn(self.own, [LinearDelta(self.ids[turn.action], lesson.own, trials, micros)])
+        learn(self.shared, [LinearDelta(SHARED, lesson.shared, trials, micros)])
         self.policy = self._made()
 
 

@@ -47,7 +47,7 @@ def test_what_is_not_said_is_as_in_delivery(tmp_path: Path) -> None:
 WRONG = {
     "": "new.yaml: found nothing, expected `policy: NAME` and its parameters",
     "[1, 2]": "found list, expected `policy: NAME` and its parameters",
-    "epsilon: 0.1": "new.yaml:1:1: no policy is named, expected one of epsilon_greedy, thompson, uniform, fixed",
+    "epsilon: 0.1": "new.yaml:1:1: no policy is named, expected one of epsilon_greedy, ucb, ",
     "\npolicy: greedy": "new.yaml:2:1: unknown policy 'greedy', expected one of epsilon_greedy, ",
     "policy: [thompson]": "unknown policy ['thompson'], expected one of",
     "policy: epsilon_greedy\nepsilom: 0.1": "new.yaml:2:1: epsilom: unknown, expected epsilon?",

@@ -184,7 +184,7 @@ def test_a_new_action_is_known_by_its_features() -> None:
     found = []
     for _ in range(400):
         colour = rng.choice(["red", "blue"])
-        vector = untrained.lesson({"age": rng.randrange(60)}, {"colour": colour}).vector
+        vector = untrained.lesson({"age": rng.randrange(60)}, {"colour": colour}).shared
         found.append(LinearDelta(SHARED, vector, 1, MICROS * (colour == "red")))
     model = SharedRidge(ACTIONS, CONTEXTS, shared(found), before=untrained)
     red, blue = model.scores(["new1", "new2"], {"age": 30}, [{"colour": "red"}, {"colour": "blue"}])
@@ -204,7 +204,7 @@ def test_the_shared_models_scores_are_those_of_the_vectors_that_are_learnt(
     got = model.scores([str(number) for number in range(len(actions))], context, actions)
     weights = model._weights.reshape(-1)
     for score, action in zip(got, actions, strict=True):
-        vector = model.lesson(context, action).vector
+        vector = model.lesson(context, action).shared
         is_clipped = np.abs(vector.astype(int)).max() == 16 * GRID
         assert is_clipped or score == pytest.approx(weights @ vector / GRID, abs=np.abs(weights).sum() / GRID)
 

@@ -2,23 +2,24 @@
 
 import math
 import random
+import struct
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.features import GRID, FeatureSpace, pack, unpack
-from pipeline.core.linear import (
-    SHARED,
-    pack_lesson,
-    read_lesson,
-)
+from pipeline.core.features import GRID, FeatureSpace, crossed, crossing, folded, pack, unpack
+from pipeline.core.linear import HEAD_BYTES, pack_lesson, read_lesson
+from pipeline.core.linear_blend import ACTIONS as ACTIONS_OF_BLEND
+from pipeline.core.linear_blend import CONTEXTS as CONTEXTS_OF_BLEND
+from pipeline.core.linear_blend import OWN, Blend, nothing
 from pipeline.core.linear_model import SharedRidge, shared_space
 from tests.core.linear_rig import ACTIONS, CONTEXT, CONTEXTS, SPACE, TRAINED, features, policy_of, shared
 
 GOLDEN_FINGERPRINT = 262940836622706
 GOLDEN = [1024, 3611, 1024, -710, 0, 0, 0, 0, 0, 1283, -1024, 0]
+GOLDEN_PLACE = 204
 GOLDEN_HEX = "00041b0e00043afd00000000000000000000030500fc0000"
 
 
@@ -79,29 +80,54 @@ def test_a_space_that_is_full_ignores_other_features() -> None:
 
 
 def test_a_choice_survives_packing_with_all_that_its_learner_needs() -> None:
-    """Its space, its vector, and under which key it is learnt."""
-    own = policy_of("linear_igw", TRAINED).lesson_for(CONTEXT, {"colour": "red"})
-    found = read_lesson(own)
-    assert (found.space, found.arm("a")) == (SPACE.fingerprint, "a")
-    assert found.vector.tolist() == SPACE.vector(CONTEXT).tolist()
+    """Its space, and what its action's own ridge and that of all learn from."""
+    found = read_lesson(policy_of("linear_igw", TRAINED).lesson_for(CONTEXT, {"colour": "red"}))
+    assert (found.space, found.is_own, found.is_shared) == (SPACE.fingerprint, True, False)
+    assert found.own.tolist() == SPACE.vector(CONTEXT).tolist()
+    assert found.columns == (SPACE.dimension, 0)
     model = SharedRidge(ACTIONS, CONTEXTS, shared([]))
     again = read_lesson(pack_lesson(model.lesson(CONTEXT, {"colour": "red"})))
-    assert (again.space, again.arm("a")) == (model.space, SHARED)
-    assert len(again.vector) == model.dimension
+    assert (again.space, again.is_own, again.is_shared) == (model.space, False, True)
+    assert again.columns == (0, model.dimension)
+    assert again.shared.tolist() == model.lesson(CONTEXT, {"colour": "red"}).shared.tolist()
+    blend = Blend(*nothing())
+    both = read_lesson(pack_lesson(blend.lesson(CONTEXT, {"colour": "red"})))
+    assert both.columns == (len(both.own), len(both.shared)) == (OWN.dimension, blend.dimension)
+    assert both.own.tolist() == OWN.vector(CONTEXT).tolist()
+
+
+def test_a_choice_takes_three_bytes_for_each_column_that_is_not_0() -> None:
+    """It is kept with every open decision, and travels with every outcome."""
+    lesson = Blend(*nothing()).lesson({"device": "phone", "hour": 13}, {"colour": "red"})
+    assert len(pack_lesson(lesson)) == HEAD_BYTES + 3 * (3 + 2)
+
+
+def raw_of(head: list[int], places: list[int], values: list[int]) -> bytes:
+    """A choice's bytes by hand: kind, columns of the action, of the context less one; the rest of the head is 0."""
+    return bytes(head) + bytes(6) + bytes(places) + struct.pack(f"<{len(values)}h", *values)
 
 
 @pytest.mark.parametrize(
     "raw",
     [
         b"",
-        b"\x00" * 8,
-        b"\x02" + b"\x00" * 20,
-        b"\x00" * 10,
-        b"\x00" * 7 + b"\xff\x7f" * 4,
-        b"\x00" * 7 + b"\x00" * 514,
+        raw_of([1, 0, 7], [0], [1_024])[:-1],
+        raw_of([0, 0, 7], [0], [1_024]),
+        raw_of([4, 0, 7], [0], [1_024]),
+        raw_of([1, 2, 7], [0], [1_024]),
+        raw_of([3, 0, 7], [0], [1_024]),
+        raw_of([1, 0, 7], [8], [1_024]),
+        raw_of([1, 0, 7], [3, 3], [1_024, 1_024]),
+        raw_of([1, 0, 7], [3, 2], [1_024, 1_024]),
+        raw_of([1, 0, 7], [0], [0]),
+        raw_of([1, 0, 7], [0], [16_385]),
+        raw_of([1, 0, 7], [0], [-32_768]),
+        raw_of([3, 200, 99], [0], [1_024]),
     ],
-    ids=["nothing", "half a number", "kind 2", "odd", "a value too large", "257 columns"],
-)
+    ids=["nothing", "cut short", "nobody learns", "kind 4", "own with an action", "shared without one", "column 9 of 8",
+         "a column twice", "columns out of order", "a value of 0", "a value too large", "the lowest value",
+         "300 columns"],
+)  # fmt: skip
 def test_a_choice_that_nobody_here_has_written_is_refused(raw: bytes) -> None:
     """Decisions come in over the API too: absurd vectors must not grow the learner's memory or break its sums."""
     with pytest.raises(ValueError):
@@ -121,5 +147,42 @@ def test_any_bytes_are_a_choice_or_refused(raw: bytes) -> None:
 def test_spaces_too_large_to_learn_from_are_refused() -> None:
     with pytest.raises(ValueError, match="256"):
         FeatureSpace(257)
-    with pytest.raises(ValueError, match="20 x 20"):
-        shared_space(FeatureSpace(20), FeatureSpace(20))
+    with pytest.raises(ValueError, match=r"200 \+ 100"):
+        shared_space(FeatureSpace(200), FeatureSpace(100))
+
+
+# Products, and columns that are shared
+
+
+@given(features, features)
+def test_products_without_a_column_each_are_added_up_by_a_frozen_hash(
+    action: dict[str, object], context: dict[str, object]
+) -> None:
+    """32 x 64 products in 256 columns: what `crossed` adds up is what a model's weights are read from."""
+    a, c = ACTIONS_OF_BLEND.vector(action), CONTEXTS_OF_BLEND.vector(context)
+    table = crossing(len(a), len(c))
+    expected = np.zeros(256)
+    for i, j in np.argwhere(np.outer(a != 0, c != 0)):
+        expected[table.places[i, j]] += table.signs[i, j] * np.rint(float(a[i]) * float(c[j]) / GRID)
+    assert crossed(a, c).tolist() == np.clip(expected, -16 * GRID, 16 * GRID).tolist()
+
+
+def test_an_actions_own_columns_keep_a_column_each_in_the_product() -> None:
+    """What an action's features say by themselves must not be blurred by what they say together with a context."""
+    table = crossing(ACTIONS_OF_BLEND.dimension, CONTEXTS_OF_BLEND.dimension)
+    assert table.places[:, 0].tolist() == list(range(32))
+    assert table.places[:, 1:].min() == 32
+    assert table.places.max() == 255
+    assert int(table.places[5, 7]) == GOLDEN_PLACE
+
+
+@given(st.lists(st.integers(-16 * GRID, 16 * GRID), min_size=1, max_size=80), st.integers(2, 40))
+def test_a_folded_vector_has_every_value_once_and_the_constant_alone(values: list[int], columns: int) -> None:
+    found = folded(np.array(values, np.int16), columns)
+    if len(values) <= columns:
+        assert found.tolist() == values
+        return
+    assert len(found) == columns
+    assert found[0] == values[0]
+    sums = [sum(values[at :: columns - 1]) for at in range(1, columns)]
+    assert found[1:].tolist() == [max(-16 * GRID, min(16 * GRID, one)) for one in sums]

@@ -139,7 +139,7 @@ def play(policy_name: str, rounds: int, seed: int) -> float:
         action = rng.choices("abc", shares)[0]
         reward = rng.random() < (0.6 if wanted[context["device"]] == action else 0.1)
         earned += reward
-        vector = read_lesson(policy.lesson_for(context, {})).vector
+        vector = read_lesson(policy.lesson_for(context, {})).own
         learn(statistics, [LinearDelta(action, vector, 1, MICROS * reward, decided_ms=number)])
     return earned / rounds
 

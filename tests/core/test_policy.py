@@ -17,6 +17,7 @@ from pipeline.core.policy import (
     PolicyRules,
     ThompsonSampling,
     Uniform,
+    UpperBound,
     best_probabilities,
     estimate,
     merge,
@@ -67,9 +68,40 @@ def test_probabilities_sum_to_one_and_keep_the_floor(name: str, known: dict[str,
     policy = POLICIES[name](known, RULES)
     ids = [*known, *(f"new{number}" for number in range(new))]
     found = policy.probabilities(policy.scores(ids))
-    floor = {"epsilon_greedy": RULES.epsilon, "thompson": THOMPSON_FLOOR, "uniform": 1.0}[name] / len(ids)
+    floor = {"thompson": THOMPSON_FLOOR, "uniform": 1.0}.get(name, RULES.epsilon) / len(ids)
     assert math.fsum(found) == pytest.approx(1.0, abs=1e-12)
     assert min(found) >= floor - 1e-15
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), min_size=1, max_size=80))
+def test_the_upper_bounds_are_those_of_rivers_ucb_fed_the_same_rewards(rewards: list[tuple[str, bool]]) -> None:
+    """Where there is no prior, and but for what was never tried: River's bound of that is infinite."""
+    sums: dict[str, ArmStatistics] = {}
+    for action_id, reward in rewards:
+        arm = sums.setdefault(action_id, ArmStatistics())
+        arm.trials += 1
+        arm.reward_micros += MICROS * reward
+    policy = UpperBound(sums, PolicyRules(0.1, 0.02, 0.0))
+    river = bandit.UCB(delta=policy.delta, reward_obj=stats.Mean(), seed=1)
+    for action_id, reward in rewards:
+        river.update(action_id, float(reward))
+    ids = list(sums)
+    scores = policy.scores(ids)
+    bounds = [
+        river._rewards[arm].get() + river.delta * math.sqrt(2 * math.log(river._n) / river._counts[arm]) for arm in ids
+    ]
+    assert scores == pytest.approx(bounds, abs=1e-12)
+    assert scores[ids.index(river.pull(ids))] == pytest.approx(max(scores), abs=1e-12)
+    assert all(math.isfinite(score) for score in policy.scores(["never"]))
+
+
+def test_an_action_tried_less_has_the_higher_bound_of_two_that_earned_alike() -> None:
+    """And a new one is tried, but does not get everything at once, whatever it may be."""
+    policy = UpperBound({"often": ArmStatistics(9_000, 180 * MICROS), "seldom": ArmStatistics(450, 9 * MICROS)}, RULES)
+    often, seldom, new = policy.scores(["often", "seldom", "new"])
+    assert often < seldom < new < 0.2
+    good = UpperBound({"good": ArmStatistics(9_000, 900 * MICROS)}, RULES)
+    assert good.probabilities(good.scores(["good", "new"])) == pytest.approx([0.95, 0.05])
 
 
 def test_the_best_action_gets_all_but_epsilon_and_ties_share_it() -> None:

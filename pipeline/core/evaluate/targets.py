@@ -11,6 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.core.evaluate.logged import Logged
 from pipeline.core.evaluate.sums import Sums
+from pipeline.core.linear import SHARED, LinearDelta, learn
+from pipeline.core.linear_blend import Blend, nothing
+from pipeline.core.linear_book import Told
+from pipeline.core.linear_model import RidgeRules
+from pipeline.core.linear_policy import LINEAR_POLICIES
 from pipeline.core.policy import POLICIES, PolicyRules
 
 REFRESH_EVERY: Final = 100
@@ -72,6 +77,49 @@ class Learnt:
         return ()
 
 
+class LinearLearnt:
+    """One of LINEAR_POLICIES, its model made from the contexts and rewards of the log so far, as delivery makes it."""
+
+    learns = True
+    reads_context = True
+
+    def __init__(self, name: str, prior_mean: float, refresh_every: int) -> None:
+        """name: in LINEAR_POLICIES. prior_mean: as delivery's."""
+        self.refresh_every = refresh_every
+        self._make, self._rules = LINEAR_POLICIES[name], PolicyRules(prior_mean=prior_mean)
+        self._own, self._shared = nothing()
+        self._waiting = Told([], [])
+        self._model: Blend | None = None
+        self.refresh()
+
+    def learn(self, decision: Logged, trials: int, reward_micros: int) -> None:
+        """See Target."""
+        assert self._model is not None
+        action_id = decision.action_id
+        lesson = self._model.lesson(decision.context, decision.features.get(action_id, {}))
+        self._waiting.own.append(LinearDelta(action_id, lesson.own, trials, reward_micros))
+        self._waiting.shared.append(LinearDelta(SHARED, lesson.shared, trials, reward_micros))
+
+    def refresh(self) -> None:
+        """See Target."""
+        waiting, self._waiting = self._waiting, Told([], [])
+        learn(self._own, waiting.own)
+        learn(self._shared, waiting.shared)
+        rules = RidgeRules(prior_mean=self._rules.prior_mean)
+        self._model = Blend(self._own, self._shared, rules, self._model)
+        self._policy = self._make({}, self._rules, self._model)
+
+    def probabilities(self, decision: Logged) -> Sequence[float]:
+        """See Target."""
+        features = [decision.features.get(action_id, {}) for action_id in decision.candidates]
+        scores = self._policy.scores_for(decision.candidates, decision.context, features)
+        return self._policy.probabilities(scores)
+
+    def unseen(self) -> Sequence[str]:
+        """See Target: none, it only chooses among candidates."""
+        return ()
+
+
 class Fixed:
     """The same probabilities always, shared anew among those of its actions that are candidates."""
 
@@ -127,6 +175,21 @@ class EpsilonGreedySpec(Spec):
         return Learnt(self.policy, rules, self.refresh_every)
 
 
+class UcbSpec(Spec):
+    """`policy: ucb`: as delivery makes it, from the log so far."""
+
+    policy: Literal["ucb"]
+    epsilon: Probability = _RULES.epsilon
+    prior_mean: Probability = _RULES.prior_mean
+    prior_trials: float = Field(_RULES.prior_trials, ge=0.0)
+    refresh_every: int = Field(REFRESH_EVERY, ge=1)
+
+    def target(self) -> Target:
+        """See Spec."""
+        rules = PolicyRules(self.epsilon, self.prior_mean, self.prior_trials)
+        return Learnt(self.policy, rules, self.refresh_every)
+
+
 class ThompsonSpec(Spec):
     """`policy: thompson`: as delivery makes it, from the log so far."""
 
@@ -139,6 +202,18 @@ class ThompsonSpec(Spec):
         """See Spec."""
         rules = PolicyRules(_RULES.epsilon, self.prior_mean, self.prior_trials)
         return Learnt(self.policy, rules, self.refresh_every)
+
+
+class LinearSpec(Spec):
+    """`policy: linear_igw`, `linear_squarecb` or `linear_epsilon`: as delivery makes it, from the log so far."""
+
+    policy: Literal["linear_igw", "linear_squarecb", "linear_epsilon"]
+    prior_mean: Probability = _RULES.prior_mean
+    refresh_every: int = Field(REFRESH_EVERY, ge=1)
+
+    def target(self) -> Target:
+        """See Spec."""
+        return LinearLearnt(self.policy, self.prior_mean, self.refresh_every)
 
 
 class UniformSpec(Spec):
@@ -172,7 +247,9 @@ class FixedSpec(Spec):
 
 KINDS: Final[dict[str, type[Spec]]] = {
     "epsilon_greedy": EpsilonGreedySpec,
+    "ucb": UcbSpec,
     "thompson": ThompsonSpec,
+    **dict.fromkeys(LINEAR_POLICIES, LinearSpec),
     "uniform": UniformSpec,
     "fixed": FixedSpec,
 }
