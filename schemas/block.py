@@ -15,6 +15,7 @@ from msgspec import Struct
 from schemas.event import Collected, Context, Event, Refused
 from schemas.outcome import Outcome
 from schemas.session import SessionRow
+from schemas.spend import StockLevel
 
 BLOCK_VERSION = 1
 READABLE_VERSIONS = frozenset({1})
@@ -85,10 +86,11 @@ class SessionBlock(Struct, array_like=True):
 
 
 class OutcomeBlock(Struct, array_like=True):
-    """The outcomes that one block changed, each in full with what it was before."""
+    """The outcomes that one block changed, each in full with what it was before; and what it said of stock."""
 
     block_time_ms: int
     outcomes: list[Outcome]
+    stock: list[StockLevel] = []
 
 
 Block = CollectedBlock | EventBlock | RefusedBlock | SessionBlock | OutcomeBlock

@@ -4,13 +4,26 @@ from msgspec import Struct
 
 
 class Choice(Struct, array_like=True):
-    """One action that a decision chose: its place on the page, its exact probability, and the model it came from."""
+    """One action that a decision chose: its place on the page, its exact probability, and the model it came from.
+
+    lesson: what a linear policy learns from (see pipeline/core/linear.py); b"" where there is none.
+    line_id, pays_for, price_micros, lease_id, budget_day: what was reserved for it. pays_for: "impression", "click",
+    "action", or "" where nothing is paid; budget_day: `YYYY-MM-DD` in the line's zone.
+    campaign_day: the same in the campaign's zone; "" = the same day.
+    """
 
     action_id: str
     rank: int
     propensity: float
     campaign_id: str = ""
     creative_id: str = ""
+    lesson: bytes = b""
+    line_id: str = ""
+    pays_for: str = ""
+    price_micros: int = 0
+    lease_id: str = ""
+    budget_day: str = ""
+    campaign_day: str = ""
 
 
 class DecisionLog(Struct):
@@ -71,6 +84,9 @@ class Outcome(Struct, array_like=True):
     trials_delta and reward_delta_micros are what this change adds to the learner: natural parameters are sums, so a
     correction is an addition and the order of corrections does not matter. reward_micros is the sum of all deltas so
     far (a bot's are 0). impressed_ms: the earliest sign that the choice was shown; 0 = none yet.
+
+    is_new: this block opened the decision. is_paid: with this block came, for the first time and not by a bot, what the
+    choice pays for. Each is true in one outcome of a decision and action at most.
     """
 
     decision_id: str
@@ -92,3 +108,12 @@ class Outcome(Struct, array_like=True):
     policy: str = ""
     is_bot: bool = False
     site: str = ""
+    lesson: bytes = b""  # this and what follows: the choice's, see Choice
+    line_id: str = ""
+    pays_for: str = ""
+    price_micros: int = 0
+    lease_id: str = ""
+    budget_day: str = ""
+    campaign_day: str = ""
+    is_new: bool = False
+    is_paid: bool = False

@@ -184,12 +184,26 @@ def settle(decision: OpenDecision, is_bot: bool, rules: OutcomeRules) -> Delta:
     return delta
 
 
+def has_paid_event(decision: OpenDecision) -> bool:
+    """Say whether what a choice pays for has come. An action is a conversion or a purchase."""
+    match decision.choice.pays_for:
+        case "impression":
+            return decision.impressed_ms > 0
+        case "click":
+            return decision.clicked_ms > 0
+        case "action":
+            return decision.conversions > 0
+    return False
+
+
 class _Change(Struct):
     decision: OpenDecision
     visitor: str
     is_bot: bool
     trials: int = 0
     reward_micros: int = 0
+    is_new: bool = False
+    is_paid: bool = False
 
 
 class OutcomeBook:
@@ -205,7 +219,10 @@ class OutcomeBook:
         self._changes: dict[tuple[str, str, str], _Change] = {}
 
     def note(self, decision: OpenDecision, visitor: str, is_bot: bool) -> None:
-        """Settle a decision that has just changed (or was just made)."""
+        """Settle a decision that was just made."""
+        self._note(decision, visitor, is_bot).is_new = True
+
+    def _note(self, decision: OpenDecision, visitor: str, is_bot: bool) -> _Change:
         name = (visitor, decision.decision_id, decision.choice.action_id)
         change = self._changes.get(name)
         if change is None:
@@ -214,12 +231,15 @@ class OutcomeBook:
         change.decision, change.is_bot = decision, is_bot
         change.trials += trials
         change.reward_micros += reward
+        return change
 
     def respond(self, decision: OpenDecision, response: Response, visitor: str, is_bot: bool) -> bool:
         """Take a response to a decision in; return whether the decision changed."""
+        was_paid = has_paid_event(decision)
         effect = take_response(decision, response, self.rules)
         if effect is Effect.JOINED:
-            self.note(decision, visitor, is_bot)
+            change = self._note(decision, visitor, is_bot)
+            change.is_paid |= not is_bot and not was_paid and has_paid_event(decision)
             self.counts["response", response.kind] += 1
             return True
         what = "repeated_response" if effect is Effect.REPEATED else "unknown_decision"
@@ -264,4 +284,13 @@ def _outcome(change: _Change) -> Outcome:
         policy=decision.policy,
         is_bot=change.is_bot,
         site=decision.site,
+        lesson=decision.choice.lesson,
+        line_id=decision.choice.line_id,
+        pays_for=decision.choice.pays_for,
+        price_micros=decision.choice.price_micros,
+        lease_id=decision.choice.lease_id,
+        budget_day=decision.choice.budget_day,
+        campaign_day=decision.choice.campaign_day,
+        is_new=change.is_new,
+        is_paid=change.is_paid,
     )

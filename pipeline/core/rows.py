@@ -193,6 +193,9 @@ def _outcome(origin: Origin, outcome: Outcome) -> tuple[object, ...]:
         outcome.policy,
         outcome.model_version,
         int(outcome.is_bot),
+        outcome.line_id,
+        outcome.pays_for,
+        fitting(outcome.price_micros),
         origin.partition,
         origin.offset,
     )

@@ -17,6 +17,7 @@ from kafka import TopicPartition
 from pipeline import topics
 from pipeline.edge import kafka
 from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
+from pipeline.parts import STAGES
 from pipeline.settings import Settings, load
 from schemas import block as codec
 from schemas.block import CollectedBlock, EventBlock, Origin, SessionBlock
@@ -64,7 +65,7 @@ class Stages:
 
     def start(self, stage: str, **settings: object) -> subprocess.Popen[bytes]:
         """Start a worker; its log is `stage-N.log`."""
-        chosen = self.settings.model_copy(update={"metrics_port": free_run(6), **settings})
+        chosen = self.settings.model_copy(update={"metrics_port": free_run(len(STAGES) + 1), **settings})
         path = self.logs / f"{stage}-{len(self.workers)}.log"
         with path.open("wb") as log:
             worker = subprocess.Popen(

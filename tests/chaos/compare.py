@@ -17,7 +17,7 @@ from pipeline.settings import Settings
 from schemas.ddl import Table
 from schemas.state import StateRecord
 from schemas.tables import BLOCKS, DECISIONS, EVENTS, OUTCOMES, ROLLUP_MINUTE, TABLES
-from schemas.topics import CLEAN_STATE, MODELS, PROFILES, SESSIONISE_STATE, Topic
+from schemas.topics import CLEAN_STATE, MODELS, PROFILES, SESSIONISE_STATE, SPEND, Topic
 from tests.chaos.reference import States
 
 OF_THE_WAY = {BLOCKS.name: {"applied_time", "gen"}, ROLLUP_MINUTE.name: {"o"}}
@@ -28,6 +28,7 @@ STATE_TOPICS: dict[str, Topic] = {
     "sessionise": SESSIONISE_STATE,
     "profile": PROFILES,
     "learn": MODELS,
+    "spend": SPEND,
 }
 LOADED_S = 300.0
 SHOWN = 3

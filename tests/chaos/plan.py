@@ -21,7 +21,18 @@ LATE_SHARE, LATE_MAX_MS = 0.01, 300_000
 EVENTS_A_VISITOR = 50
 
 KEY = "demo"
-PARTS = ("broker", "warehouse", "collector", "clean", "sessionise", "profile", "learn", "aggregate", "delivery")
+PARTS = (
+    "broker",
+    "warehouse",
+    "collector",
+    "clean",
+    "sessionise",
+    "profile",
+    "learn",
+    "aggregate",
+    "spend",
+    "delivery",
+)
 SUPERVISOR = "supervisor"
 DELAY_MAX_S = 1.0
 TWIN_SHARE = 0.2  # of the kills that come right after another one

@@ -13,11 +13,12 @@ from typing import Any
 from kafka import TopicPartition
 
 from agents import clean, profile, sessionise
-from pipeline import tables
+from pipeline import money, tables
 from pipeline.core.clean_stage import Clean
 from pipeline.core.learn import Learn
 from pipeline.core.profile_stage import Profiles
 from pipeline.core.sessionise import Sessionise
+from pipeline.core.spend import Spend
 from pipeline.core.stage import Fold, Output
 from pipeline.core.state import StateView
 from pipeline.edge import kafka
@@ -44,16 +45,18 @@ class Kept:
 
 
 class Reference:
-    """All four folds of some partitions."""
+    """All five folds of some partitions."""
 
     def __init__(self, settings: Settings, partitions: Iterable[int]) -> None:
         """Start at the beginning of the log."""
         made, sessions, profiles = clean.rules(settings), sessionise.rules(settings), profile.rules(settings)
+        spending = money.rules(settings)
         makers = (
             lambda view: Clean(view, made),
             lambda view: Sessionise(view, sessions),
             lambda view: Profiles(view, profiles),
             lambda view: Learn(view),
+            lambda view: Spend(view, spending),
         )
         self.kept: dict[tuple[str, int], Kept] = {}
         for partition in partitions:
@@ -72,6 +75,7 @@ class Reference:
                         yield _pending(further, origin)
                         if further.topic is OUTCOMES:
                             self._step("learn", origin, further.block)
+                            self._step("spend", origin, further.block)
 
     def _step(self, stage: str, origin: Origin, block: object) -> list[Output]:
         kept = self.kept[stage, origin.partition]

@@ -274,7 +274,9 @@ def _take_outcomes(world: World, block: object) -> None:
     assert isinstance(block, OutcomeBlock)
     for one in block.outcomes:
         key = (one.decision_id, one.action_id)
-        world.outcomes[key] = msgspec.structs.replace(one, trials_delta=0, reward_delta_micros=0)
+        world.outcomes[key] = msgspec.structs.replace(
+            one, trials_delta=0, reward_delta_micros=0, is_new=False, is_paid=False
+        )
 
 
 def _take_totals(world: World, clean: Clean, visitors: StateView, models: StateView) -> None:

@@ -127,7 +127,7 @@ class Plant(Whole):
 
     def more(self, part: list[str], off_ms: int = 0, **changed: object) -> "Worker":
         """Start one more of a part. off_ms: by how much its clock is wrong. changed: other settings."""
-        chosen = self.settings.model_copy(update={"metrics_port": free_run(6), **changed})
+        chosen = self.settings.model_copy(update={"metrics_port": free_run(7), **changed})
         module = ["pipeline.cli"] if not off_ms else ["tests.faults.off_clock", str(off_ms)]
         path = self.settings.data_dir / f"extra-{'-'.join(part)}-{len(self.extra)}.log"
         with path.open("wb") as log:
@@ -155,7 +155,7 @@ def plant(folder: Path, disk_mb: int = 0, **changed: object) -> Iterator[Plant]:
         lines = [held.enter_context(Proxy()) for _ in range(2)]
         kafka = kafka_behind(lines[0], folder / "broker")
         held.callback(kafka.stop)
-        collector, delivery, port = free_ports(3)
+        collector, delivery, campaigns, port = free_ports(4)
         warehouse = SmallWarehouse(folder / "warehouse", port, disk_mb)
         held.callback(warehouse.stop)
         lines[1].target = port
@@ -167,7 +167,8 @@ def plant(folder: Path, disk_mb: int = 0, **changed: object) -> Iterator[Plant]:
             "clickhouse_url": f"clickhouse://default@127.0.0.1:{lines[1].port}/default",
             "collector_port": collector,
             "delivery_port": delivery,
-            "metrics_port": free_run(6),
+            "campaigns_port": campaigns,
+            "metrics_port": free_run(7),
             "restart_session_ms": 6_000,
             "ack_timeout_ms": 3_000,
             "session_gap_ms": GAP_MS,

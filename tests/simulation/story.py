@@ -14,6 +14,7 @@ from pipeline.core.outcome import OutcomeRules
 from pipeline.core.profile import ProfileRules
 from pipeline.core.profile_stage import ProfilesRules
 from pipeline.core.sessions import SessionRules
+from pipeline.core.spend import SpendRules
 from schemas.block import CollectedBlock
 from schemas.event import Collected, Context, Protocol
 from schemas.outcome import Choice, DecisionLog
@@ -44,8 +45,12 @@ PROFILES = ProfilesRules(
     ),
 )
 
+SPEND = SpendRules(impression_ms=20_000, click_ms=30_000, action_ms=200_000)
+
 _PLACES = ("home", "basket")
 _ACTIONS = ("a", "b", "c")
+_CREATIVES = {"a": ("", b"", ""), "b": ("b", b"", "line"), "c": ("c", b"", "line")}  # creative, lesson, line
+_PAID = {"b": ("impression", 3, "lease-b", "2026-09-21"), "c": ("action", 5, "lease-c", "2026-09-21")}
 _CAMPAIGNS = ("", "", "", "spring", "autumn")
 
 
@@ -113,7 +118,9 @@ class Visitors:
         rng = self._rng
         name = make_id(time_ms, visitor, self._partition * 100_000 + self._count)
         placement, chosen = rng.choice(_PLACES), rng.sample(_ACTIONS, rng.choice((1, 2)))
-        choices = [Choice(action, rank, 0.5, "camp") for rank, action in enumerate(chosen)]
+        choices = [
+            Choice(each, rank, 0.5, "camp", *_CREATIVES[each], *_PAID.get(each, ())) for rank, each in enumerate(chosen)
+        ]
         log = DecisionLog(name, placement, "greedy", "0:1", "s", choices, list(_ACTIONS), [0.5, 0.25, 0.25])
         self._decisions = [*self._decisions[-6:], (name, visitor, placement, chosen[0])]
         return self._ours("decision", name, visitor, time_ms, name, properties=msgspec.to_builtins(log))

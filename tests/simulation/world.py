@@ -11,6 +11,7 @@ from pipeline.core.clean_stage import Clean
 from pipeline.core.learn import Learn
 from pipeline.core.profile_stage import Profiles
 from pipeline.core.sessionise import Sessionise
+from pipeline.core.spend import Spend
 from pipeline.settings import Settings, load
 from pipeline.warehouse_writer import WarehouseWriter
 from schemas import block as codec
@@ -31,6 +32,7 @@ STAGES: dict[str, Stage] = {
     "sessionise": Stage(Sessionise, lambda view: Sessionise(view, story.SESSIONS)),
     "profile": Stage(Profiles, lambda view: Profiles(view, story.PROFILES)),
     "learn": Stage(Learn, lambda view: Learn(view)),
+    "spend": Stage(Spend, lambda view: Spend(view, story.SPEND)),
 }
 AGGREGATE = "aggregate"
 STAGE_NAMES = (*STAGES, AGGREGATE)

@@ -13,10 +13,12 @@ from schemas import block as codec
 from schemas.block import Origin
 from schemas.state import StateRecord
 from schemas.topics import COLLECTED
-from tests.simulation import story
+from tests.simulation import story, world
 from tests.simulation.life import Stage
-from tests.simulation.world import STAGES
-from tests.upgrades.wire import ENTRIES, FIXED, Line, as_later
+from tests.upgrades.wire import ENTRIES, FIXED, STATE_TOPICS, Line, as_later
+
+STAGES = {name: stage for name, stage in world.STAGES.items() if stage.kind.state.name in STATE_TOPICS}
+"""Those that the first version had."""
 
 
 @dataclass

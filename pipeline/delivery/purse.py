@@ -1,0 +1,203 @@
+"""A delivery process's money: what it has leased, in memory. A decision waits for nothing here.
+
+A thread asks the lease store (pipeline/campaigns/leases.py) ahead of need, gives back what is not used, and reads the
+spend state for it. While the store or the broker is away, decisions go on from what is leased already.
+"""
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from pipeline import money
+from pipeline.campaigns.database import Database, url_of
+from pipeline.campaigns.leases import Leases
+from pipeline.core.lease import Account, Terms
+from pipeline.core.wallet import Reserved, Wallet
+from pipeline.delivery.spend_view import SpendView
+from pipeline.edge import metrics
+from pipeline.edge.clock import monotonic_s, now_ms
+from pipeline.edge.follow import Follower, Reader
+from pipeline.errors import HeraldError, Retryable, SettingsError
+from pipeline.settings import Settings
+from schemas.topics import SPEND, Topic
+
+log = logging.getLogger(__name__)
+
+TURN_S: Final = 0.2
+GATHER_S: Final = 0.01
+"""Who wants money first is joined by who wants it right after: one talk for all."""
+LOOK_S: Final = 1.0
+SHORT_MS: Final = 5_000
+RETRY_S: Final = 1.0
+STOP_S: Final = 5.0
+
+
+class Follows(Protocol):
+    """What reads the spend state, in a thread of its own."""
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+
+    def stop(self) -> None:
+        """End."""
+
+
+Connect = Callable[[Settings, Sequence[Topic], Reader], Follows]
+
+
+class Purse:
+    """What this process may spend. All methods but `start` and `stop` are quick, and may be called by any thread.
+
+    What is no trouble with the store ends the thread: a bug, for threading.excepthook to tell.
+    """
+
+    def __init__(self, settings: Settings, connect: Connect = Follower) -> None:
+        """Start empty: what a line is to spend is leased once `publish` has named it. Nothing is opened yet.
+
+        connect: makes what reads the spend state. Raises SettingsError for an address that names no store.
+        """
+        self.view = SpendView(settings.partitions, settings.generation)
+        self._follower = connect(settings, (SPEND,), self.view)
+        self._database = Database(url_of(settings))
+        self._leases = Leases(self._database, money.rules(settings))
+        self._wallet = Wallet(settings.lease_ms, lambda: secrets.token_hex(12))
+        self._lock = threading.Lock()
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="purse", daemon=True)
+        self._looked_s = 0.0
+        self.trouble = ""
+        """Why nothing is leased at present; "" where all is well."""
+
+    def start(self) -> None:
+        """Begin to read the spend state and to lease; returns at once."""
+        self._follower.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give back all that was not reserved, and end; waits for the store a few seconds at most."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(STOP_S)
+            self._follower.stop()
+        self._database.close()
+
+    def publish(self, terms: Sequence[Terms]) -> None:
+        """Say which lines may be shown now, all of them; what is held of a line that is left out is given back.
+
+        To be called at each change of what is published; a first small lease of each new line is asked for at once.
+        """
+        with self._lock:
+            self._wallet.publish(terms)
+        self._wake.set()
+
+    def has_room(self, line_id: str, time_ms: int) -> bool:
+        """Say whether one more may be reserved for a line now. False for a line that was not published here."""
+        with self._lock:
+            found = self._wallet.has_room(line_id, time_ms)
+        self._tell()
+        return found
+
+    def reserve(self, line_id: str, time_ms: int, price_micros: int | None = None) -> Reserved | None:
+        """Reserve the price of one of a published line; None where there is no money for it (now).
+
+        time_ms, price_micros: the very ones that are logged with the choice. A price of None is that of the terms.
+        """
+        with self._lock:
+            found = self._wallet.reserve(line_id, time_ms, price_micros)
+        self._tell()
+        return found
+
+    def give_back(self, line_id: str, reserved: Reserved, price_micros: int | None = None) -> None:
+        """Undo a reservation of which nothing was logged: another choice of the same decision found no money."""
+        with self._lock:
+            self._wallet.give_back(line_id, reserved, price_micros)
+
+    def stock_level(self, site: str, sku: str) -> int | None:
+        """Return the newest known stock of a sku, None where nothing was said of it."""
+        return self.view.stock_level(site, sku)
+
+    def spent_micros(self, account: Account) -> int:
+        """Return what all processes have reserved of an account and not released, as far as the spend state is read."""
+        return self.view.spent_micros(account)
+
+    def seen_micros(self, lease_id: str) -> int:
+        """Return what of it was reserved under a lease."""
+        return self.view.seen_micros(lease_id)
+
+    def _tell(self) -> None:
+        if self._wallet.is_wanting and not self._wake.is_set():
+            self._wake.set()
+
+    def _run(self) -> None:
+        is_ready = False
+        while not self._stopping.is_set():
+            self._wake.wait(TURN_S)
+            self._wake.clear()
+            self._stopping.wait(GATHER_S)
+            try:
+                if not is_ready:
+                    self._database.migrate()
+                    is_ready = True
+                self._turn(now_ms())
+                self.trouble = ""
+            except (Retryable, SettingsError) as error:  # a store of a newer version, say: decisions go on without
+                self._in_trouble(error)
+                self._stopping.wait(RETRY_S)
+        if is_ready:
+            self._end()
+
+    def _turn(self, time_ms: int) -> None:
+        if monotonic_s() - self._looked_s >= LOOK_S:
+            self._look(time_ms)
+        with self._lock:
+            declared = self._wallet.take_declared(time_ms)
+            asks = self._wallet.asks(time_ms) if self.view.is_loaded else []
+            terms = self._wallet.terms_of(asks)
+            metrics.LEASED_MICROS.set(self._wallet.left_micros)
+        if not asks and not declared:
+            return
+        started_s = monotonic_s()
+        try:
+            talk = self._leases.talk(asks, terms, declared, self.view, time_ms, self.view.still())
+        except Retryable:
+            metrics.LEASES.labels("failed").inc(len(asks))
+            with self._lock:
+                self._wallet.failed(asks, declared, time_ms)
+            raise
+        metrics.LEASE_SECONDS.observe(monotonic_s() - started_s)
+        metrics.LEASES.labels("granted").inc(len(talk.granted))
+        behind = sum(ask.lease.line_id in talk.behind for ask in asks)
+        metrics.LEASES.labels("behind").inc(behind)
+        metrics.LEASES.labels("refused").inc(len(asks) - len(talk.granted) - behind)
+        with self._lock:
+            self._wallet.granted(asks, talk.granted, talk.behind, time_ms)
+
+    def _look(self, time_ms: int) -> None:
+        """Now and then: who needs the next lease soon, and what others lack that is idle here."""
+        self._looked_s = monotonic_s()
+        with self._lock:
+            self._wallet.look_ahead(time_ms)
+            idle = self._wallet.idle(time_ms)
+        if idle:
+            short = self._leases.short(idle, time_ms - SHORT_MS)
+            if short:
+                with self._lock:
+                    self._wallet.give_up(short, time_ms)
+
+    def _end(self) -> None:
+        with self._lock:
+            self._wallet.publish(())
+            declared = self._wallet.take_declared(now_ms())
+        try:
+            if declared:
+                self._leases.talk((), {}, declared, self.view, now_ms())
+        except Retryable as error:
+            log.warning("leases are not given back, their time will do it: %s", error)
+
+    def _in_trouble(self, error: HeraldError) -> None:
+        if str(error) != self.trouble:
+            log.warning("no money is leased: %s", error)
+        self.trouble = str(error)
