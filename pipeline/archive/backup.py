@@ -1,4 +1,4 @@
-"""`herald backup DIR`: what is new in `collected` since the last backup, appended to a folder.
+"""`herald backup DIR`: what is new in `collected` since the last backup, appended to a folder; and the campaigns.
 
 A run reads each partition from where the last one ended, writes whole segment files, and after each names it in the
 manifest. A kill at any instant leaves the backup as of the last manifest; what lies beside it is written over.
@@ -10,8 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.archive import campaigns, segments, stores
 from pipeline.archive import manifest as manifests
-from pipeline.archive import segments, stores
+from pipeline.archive.campaigns import StoreFile
 from pipeline.archive.log import CollectedLog, LogRecord
 from pipeline.archive.manifest import Manifest
 from pipeline.archive.segments import Damaged, SegmentWriter
@@ -56,12 +57,22 @@ def backup(settings: Settings, folder: Path, console: Console) -> int:
                 task = bar.add_task("backup", total=total)
                 for partition in range(settings.partitions):
                     _append(folder, manifest, partition, log, lambda count: bar.advance(task, count))
-            if not manifest.written_ms:  # nothing was there to append: a backup of an empty log is one, too
-                _note(folder, manifest)
+            _take_campaigns(settings, folder, manifest)
     except OSError as error:
         raise HeraldError(f"{folder}: {error.strerror or error}; expected a folder that can be written") from error
     _show(folder, manifest, total, console)
     return total
+
+
+def _take_campaigns(settings: Settings, folder: Path, manifest: Manifest) -> None:
+    """Put the campaigns' store as it is now in the place of the one before; where it is not here, that one stays."""
+    store = campaigns.save(settings, folder)
+    if store is not None:
+        manifest.campaigns = store
+    if store is not None or not manifest.written_ms:  # a backup of nothing is one, too
+        _note(folder, manifest)
+    if store is not None:
+        campaigns.forget_others(folder, store)
 
 
 def _first(folder: Path, settings: Settings, log: CollectedLog) -> Manifest:
@@ -74,9 +85,9 @@ def _first(folder: Path, settings: Settings, log: CollectedLog) -> Manifest:
 
 def _is_ours(path: Path) -> bool:
     """True for what a first run that was killed may have left."""
-    return path.name in (manifests.LOCK, manifests.NAME + segments.UNFINISHED) or (
-        path.name.isdigit() and path.is_dir()
-    )
+    if path.name in (manifests.LOCK, manifests.NAME + segments.UNFINISHED):
+        return True
+    return path.name.startswith(campaigns.PREFIX) or (path.name.isdigit() and path.is_dir())
 
 
 def check_same_log(manifest: Manifest, log: CollectedLog, folder: Path) -> None:
@@ -136,6 +147,10 @@ def _show(folder: Path, manifest: Manifest, total: int, console: Console) -> Non
     blocks = sum(part.next - part.first for part in manifest.parts)
     size = sum(segment.size for part in manifest.parts for segment in part.segments)
     console.print(f"{total:,} blocks added; {folder} holds {blocks:,} in {size:,} bytes", highlight=False, markup=False)
+    if isinstance(manifest.campaigns, StoreFile):
+        console.print(f"campaigns: {manifest.campaigns.size:,} bytes", highlight=False)
+    else:
+        console.print("campaigns: their store is not here; if there is one, back it up by itself", highlight=False)
     late = [number for number, part in enumerate(manifest.parts) if part.first]
     if late:
         console.print(
@@ -150,7 +165,7 @@ def verify(folder: Path, console: Console) -> int:
     wrong = damaged(folder, manifest, console)
     for text in wrong:
         console.print(text, style="red", highlight=False, markup=False)
-    files = sum(len(part.segments) for part in manifest.parts)
+    files = sum(len(part.segments) for part in manifest.parts) + isinstance(manifest.campaigns, StoreFile)
     said = f"{len(wrong)} of {files} files are damaged" if wrong else f"all {files} files are whole"
     console.print(f"{folder}: {said}", highlight=False, markup=False)
     return 1 if wrong else 0
@@ -159,7 +174,12 @@ def verify(folder: Path, console: Console) -> int:
 def damaged(folder: Path, manifest: Manifest, console: Console) -> list[str]:
     """Return what is wrong with a backup, a text for each file. Raises Damaged where the manifest itself has a hole."""
     manifests.check_order(folder, manifest)
-    found = []
+    found: list[str] = []
+    if isinstance(manifest.campaigns, StoreFile):
+        try:
+            campaigns.check(folder, manifest.campaigns)
+        except Damaged as error:
+            found.append(str(error))
     every = [segment for part in manifest.parts for segment in part.segments]
     with stores.progress(console) as bar:
         for segment in bar.track(every, description="verify"):

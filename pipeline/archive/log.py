@@ -180,9 +180,10 @@ class Appender:
 def used_topics(settings: Settings) -> list[str]:
     """Return the topics of a generation, other than `collected`, that hold something: a stage has begun with it.
 
+    A compacted one does not count: no stage writes it, and whatever it holds is made again from its store.
     Raises Retryable.
     """
-    names = [settings.topic(topic.name) for topic in TOPICS if topic is not COLLECTED]
+    names = [settings.topic(topic.name) for topic in TOPICS if topic is not COLLECTED and not topic.is_compacted]
     try:
         consumer = kafka.consumer(settings, bootstrap_timeout_ms=kafka.BOOTSTRAP_MS)
         try:

@@ -13,9 +13,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from pipeline.archive import segments
+from pipeline.archive.campaigns import StoreFile
 from pipeline.archive.log import LogRecord
 from pipeline.archive.segments import Damaged, Segment
 from pipeline.errors import SettingsError, StateError
@@ -36,7 +37,10 @@ class Part(Struct):
 
 
 class Manifest(Struct):
-    """What a backup holds. written_ms: when the last run ended. checksum: sha256 of all the rest."""
+    """What a backup holds. written_ms: when the last run ended. checksum: sha256 of all the rest.
+
+    campaigns: their store; unset where it was not there (and in backups of before, whose checksum knows no such field).
+    """
 
     format: int
     herald: str
@@ -44,6 +48,7 @@ class Manifest(Struct):
     written_ms: int
     parts: list[Part]
     checksum: str = ""
+    campaigns: StoreFile | UnsetType = UNSET
 
     @property
     def partitions(self) -> int:

@@ -12,8 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline import topics
-from pipeline.archive import backup, recutting, stores
+from pipeline.archive import backup, campaigns, recutting, stores
 from pipeline.archive import manifest as manifests
+from pipeline.archive.campaigns import StoreFile
 from pipeline.archive.log import Appender, CollectedLog, LogRecord, delete_topics
 from pipeline.archive.manifest import BackupLog
 from pipeline.archive.segments import Damaged
@@ -59,6 +60,9 @@ def run(settings: Settings, console: Console, wish: Wish) -> int:
             else:
                 done = recutting.copy(old, manifest.generation, log, console, accept_gap=wish.accept_gap)
                 said = f"{done.events:,} events restored into {target.partitions} partitions"
+        if isinstance(manifest.campaigns, StoreFile):
+            text = campaigns.put_back(settings, wish.folder, manifest.campaigns)
+            console.print(text, highlight=False, markup=False)
     console.print(f"{said}; start with {stores.settings_line(target)}", highlight=False)
     return 0
 

@@ -13,7 +13,7 @@ import kafka
 from kafka.admin import KafkaAdminClient
 
 from pipeline.settings import Settings
-from schemas.topics import Topic
+from schemas.topics import DAY_MS, Topic
 
 RECORD_BYTES_MAX = 8_388_608
 """Of any record. Cleaning can make a block larger: a percent-encoded address stands twice in an event, at 3 for 1."""
@@ -166,11 +166,13 @@ def faust_broker(settings: Settings) -> dict[str, Any]:
 def topic_settings(topic: Topic) -> dict[str, str]:
     """Return the broker's settings of one of our topics."""
     return {
-        "cleanup.policy": "delete",
+        "cleanup.policy": "compact" if topic.is_compacted else "delete",
         "retention.ms": str(topic.retention_ms),
         "max.message.bytes": str(RECORD_BYTES_MAX),
         "message.timestamp.type": "CreateTime",
         **({"segment.bytes": str(SEGMENT_BYTES)} if topic.is_state else {}),
+        # What is old goes from closed segments only: each day one is closed, or a busy day's changes would stay a week.
+        **({"segment.ms": str(DAY_MS)} if topic.is_compacted else {}),
     }
 
 

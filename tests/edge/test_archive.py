@@ -9,7 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from kafka import TopicPartition
+from msgspec import UNSET
 from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "services"))
+from campaigns_rig import fill, opened, put
 
 from pipeline import topics
 from pipeline.archive import backup, repartition, restore
@@ -388,3 +392,55 @@ def test_a_generation_in_use_is_left_alone(log: Log, tmp_path: Path, quiet: Cons
             repartition.run(log.settings, quiet, repartition.Wish(PARTITIONS, start_over=start_over))
     with pytest.raises(SettingsError, match="--to-generation 1 is the present one"):
         repartition.run(log.settings, quiet, repartition.Wish(2, to_generation=1))
+
+
+# --- the campaigns' store ---------------------------------------------------------------------------------------------
+
+
+def campaigns_in(settings: Settings) -> list[tuple[str, int]]:
+    with opened(settings) as store:
+        return [(one.id, one.version) for one in store.everything()]
+
+
+def test_the_campaigns_store_goes_with_the_backup_and_comes_back(log: Log, tmp_path: Path, quiet: Console) -> None:
+    """As it was at the last run, with its history; a store that is there already is left alone."""
+    folder = tmp_path / "backup"
+    with opened(log.settings) as store:
+        fill(store)
+        backup.backup(log.settings, folder, quiet)
+        put(store, "campaigns", 1, name="Second")  # it is written to while it is backed up
+        backup.backup(log.settings, folder, quiet)
+        put(store, "campaigns", 2, name="Third")
+    assert len(list(folder.glob("campaigns-*"))) == 1
+    assert backup.verify(folder, quiet) == 0
+    elsewhere = restored(other(log.settings, data_dir=tmp_path / "new"), folder, quiet)
+    assert ("spring", 2) in campaigns_in(elsewhere)
+    with opened(elsewhere) as store:
+        assert [one.version for one in store.versions("campaigns", "spring")] == [1, 2]
+    restored(log.settings, folder, quiet, to_generation=8)
+    assert ("spring", 3) in campaigns_in(log.settings)
+
+
+def test_a_backup_from_where_the_store_is_not_keeps_the_one_before(log: Log, tmp_path: Path, quiet: Console) -> None:
+    folder = tmp_path / "backup"
+    with opened(log.settings) as store:
+        fill(store)
+    backup.backup(log.settings, folder, quiet)
+    log.feed(1)
+    backup.backup(other(log.settings, data_dir=tmp_path / "another machine"), folder, quiet)
+    (path,) = folder.glob("campaigns-*")
+    assert backup.verify(folder, quiet) == 0
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (text,) = backup.damaged(folder, manifests.need(folder), quiet)
+    assert text.startswith(str(path))
+    path.unlink()
+    assert backup.verify(folder, quiet) == 1
+
+
+def test_a_manifest_from_before_there_were_campaigns_is_read(log: Log, tmp_path: Path, quiet: Console) -> None:
+    """Its checksum was made without that field."""
+    folder = tmp_path / "backup"
+    log.feed(1)
+    backup.backup(log.settings, folder, quiet)
+    assert b"campaigns" not in (folder / manifests.NAME).read_bytes()
+    assert manifests.need(folder).campaigns is UNSET
