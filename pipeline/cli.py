@@ -4,58 +4,23 @@ answer (`evaluate`), 70 a stage stopped on a fault.
 Heavy parts are imported by the command that needs them, so that `herald --help` answers at once.
 """
 
-import os
-import signal
-import sys
 import threading
-import time
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import click
-from rich.console import Console
 
 from pipeline import settings as settings_module
-from pipeline.edge import log as logging_setup
-from pipeline.errors import HeraldError, SettingsError
+from pipeline.cli_campaigns import campaigns
+from pipeline.cli_experiments import experiments
+from pipeline.cli_plan import plan
+from pipeline.commands import data_option, end_with_parent, err, out
+from pipeline.commands import with_settings as _with_settings
 from pipeline.parts import STAGES
 from pipeline.settings import Settings
 
-P = ParamSpec("P")
-out = Console()
-err = Console(stderr=True)
 TIMES = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S")
-ORPHAN_S = 10.0  # for a supervised part whose supervisor was killed to end in order
-
-
-def _with_settings(command: Callable[..., int]) -> Callable[..., None]:
-    """Give a command its settings and turn our errors into a text and an exit code."""
-
-    @wraps(command)
-    def run(**options: Any) -> None:
-        try:
-            settings = settings_module.load(**_overrides(options))
-            logging_setup.set_up(settings.log_level)
-            sys.exit(command(settings, **options))
-        except SettingsError as error:
-            err.print(str(error), style="red", markup=False, highlight=False)
-            sys.exit(2)
-        except HeraldError as error:
-            err.print(str(error), style="red", markup=False, highlight=False)
-            sys.exit(1)
-
-    return run
-
-
-def _overrides(options: dict[str, Any]) -> dict[str, Any]:
-    """Options that stand for a setting: `--data`."""
-    data = options.pop("data", None)
-    return {"data_dir": Path(data).expanduser().absolute()} if data else {}
-
-
-data_option = click.option("--data", metavar="DIR", help="Data folder; the same as HERALD_DATA_DIR.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -68,16 +33,12 @@ def main(supervised: bool) -> None:
     Example: herald up
     """
     if supervised:
-        threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+        threading.Thread(target=end_with_parent, name="parent", daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """Wait for the end of standard input: our parent holds the other side, and it is gone, as is the broker it ran."""
-    while os.read(0, 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(ORPHAN_S)
-    os._exit(1)
+main.add_command(campaigns)
+main.add_command(experiments)
+main.add_command(plan)
 
 
 @main.command()
@@ -189,7 +150,7 @@ def audit(settings: Settings, heal: bool, deep: bool, as_json: bool) -> int:
     "--policy",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     required=True,
-    help="YAML or TOML: `policy: epsilon_greedy`, `thompson`, `uniform` or `fixed`, and its parameters.",
+    help="YAML or TOML: `policy: epsilon_greedy` or another of delivery's, or `fixed`, and its parameters.",
 )
 @click.option("--from", "since", type=click.DateTime(TIMES), help="Decided at or after, UTC.")
 @click.option("--to", "until", type=click.DateTime(TIMES), help="Decided before, UTC.")
@@ -208,6 +169,8 @@ def evaluate(settings: Settings, **wish: Any) -> int:
     new.yaml, one of:
       {policy: epsilon_greedy, epsilon: 0.05, prior_mean: 0.02, prior_trials: 50, refresh_every: 100}
       {policy: thompson, prior_mean: 0.02, prior_trials: 50, refresh_every: 100}
+      {policy: ucb, epsilon: 0.1, prior_mean: 0.02, prior_trials: 50, refresh_every: 100}
+      {policy: linear_igw, prior_mean: 0.02, refresh_every: 100}
       {policy: fixed, actions: {red: 0.75, blue: 0.25}}
       {policy: uniform}
 
@@ -298,7 +261,7 @@ start_over_option = click.option("--start-over", is_flag=True, help="Empty a gen
 @data_option
 @_with_settings
 def backup(settings: Settings, **wish: Any) -> int:
-    """Append what is new in the log to a backup. All else is made again from the log.
+    """Append what is new in the log to a backup, with the campaigns' store. All else is made again from the log.
 
     Run it more often than the log forgets (7 days). --verify names every file that is torn or altered.
 
@@ -319,7 +282,7 @@ def backup(settings: Settings, **wish: Any) -> int:
 @data_option
 @_with_settings
 def restore(settings: Settings, **wish: Any) -> int:
-    """Write a backup into an empty log; `herald up` then makes everything again from it.
+    """Write a backup into an empty log, and put the campaigns back; `herald up` then makes everything again from it.
 
     The same number of partitions gives the same offsets. Interrupted, it goes on where it stopped.
 

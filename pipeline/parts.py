@@ -11,7 +11,7 @@ from pipeline.supervisor import Part
 BEHIND = 10
 """Niceness of what nobody waits for: on one machine, collector and delivery answer first and the stages catch up."""
 
-STAGES: tuple[str, ...] = ("clean", "sessionise", "profile", "learn", "aggregate")
+STAGES: tuple[str, ...] = ("clean", "sessionise", "profile", "learn", "aggregate", "spend")
 
 
 def metrics_port(settings: Settings, stage: str) -> int:
@@ -96,4 +96,5 @@ def services(settings: Settings) -> list[Part]:
         Part("collector", ["collector"], _answers(local.format(settings.collector_port, "readyz"))),
         *stages,
         Part("delivery", ["delivery"], _answers(local.format(settings.delivery_port, "readyz"))),
+        Part("campaigns", ["campaigns", "serve"], _answers(local.format(settings.campaigns_port, "readyz"))),
     ]

@@ -5,14 +5,21 @@ from typing import Any
 
 from kafka import TopicPartition
 
+from pipeline.core.state import StateView
 from pipeline.errors import Retryable
 from pipeline.settings import Settings
 from pipeline.warehouse_writer import DENSE
 from schemas import block as codec
 from schemas.state import StateRecord
-from schemas.topics import BAD, CLEAN_STATE, MODELS, PROFILES, SESSIONISE_STATE, SESSIONS
+from schemas.topics import BAD, CLEAN_STATE, MODELS, PROFILES, SESSIONISE_STATE, SESSIONS, SPEND
 
-STATES = {"clean": CLEAN_STATE, "sessionise": SESSIONISE_STATE, "profile": PROFILES, "learn": MODELS}
+STATES = {
+    "clean": CLEAN_STATE,
+    "sessionise": SESSIONISE_STATE,
+    "profile": PROFILES,
+    "learn": MODELS,
+    "spend": SPEND,
+}
 SPARSE = (BAD.name, SESSIONS.name)  # only the blocks that led to something: their ledger ends before the log does
 LOOK_BACK_RECORDS = 4
 BACK_FACTOR = 8
@@ -41,6 +48,16 @@ def last_states(reader: Any, settings: Settings, topic: str) -> dict[int, StateR
             if partition in found:
                 break
     return found
+
+
+def state_views(reader: Any, settings: Settings, topic: str) -> Iterator[StateView]:
+    """Yield each partition's whole state, as of its newest record; nothing for one that has none."""
+    found = ends(reader, settings, topic)
+    for partition, last in last_states(reader, settings, topic).items():
+        view = StateView()
+        for record in records(reader, TopicPartition(settings.topic(topic), partition), last.begin, found[partition]):
+            view.apply(codec.decode(record.value, StateRecord), record.offset)
+        yield view
 
 
 def next_origins(reader: Any, settings: Settings, ledger: Ledger) -> dict[int, int]:

@@ -18,6 +18,9 @@ NotNegative = Annotated[int, Field(ge=0)]
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
+for _library in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_library, "1")  # before numpy loads: threads make a model's small systems ten times slower
+
 
 def _default_data_dir() -> Path:
     return Path("~/.local/share/herald").expanduser()
@@ -59,6 +62,7 @@ class Settings(BaseSettings):
     clickhouse_port: Port = Field(9000, description="port of the embedded warehouse")
     collector_port: Port = Field(8080, description="HTTP port of the collector")
     delivery_port: Port = Field(8081, description="HTTP port of delivery")
+    campaigns_port: Port = Field(8082, description="HTTP port of the campaigns' service")
     metrics_port: Port = Field(9400, description="first metrics port of the workers; one for each stage follows")
 
     instance: str = Field(
@@ -131,14 +135,37 @@ class Settings(BaseSettings):
     reward_click: float = Field(1.0, ge=0, le=1, description="reward of a click")
     reward_conversion: float = Field(0.0, ge=0, le=1, description="reward of a conversion")
 
+    # Money
+    reservation_impression_ms: Positive = Field(
+        600_000, description="a decision's money waits so long for the impression; then it is released, and not billed"
+    )
+    reservation_click_ms: Positive = Field(
+        1_800_000, description="the same for a click that is paid for, and for the click before a paid action"
+    )
+    reservation_action_ms: Positive = Field(
+        DAY_MS, description="the same for a paid action once it was clicked; both counted from the decision"
+    )
+    lease_ms: Annotated[int, Field(ge=2_000, le=HOUR_MS)] = Field(
+        300_000, description="delivery leases money for so long: it can spend it while the lease store is away"
+    )
+
     # Learn and delivery
     policy_epsilon: float = Field(0.1, gt=0, le=1, description="share of decisions that explore uniformly")
     policy_prior_mean: float = Field(0.02, ge=0, le=1, description="expected reward of an arm nobody has tried")
     policy_prior_trials: float = Field(50.0, ge=0, description="how many trials that expectation is worth")
     policy_placements: Annotated[dict[str, str], NoDecode] = Field(
-        {}, description="placement=policy,…: another policy than the default"
+        {}, description="placement=policy,…: another than the default; linear_igw where who sees it says what earns"
     )
     policy_default: str = Field("epsilon_greedy", description="policy of a placement that names none")
+    policy_floor: float = Field(
+        0.01, gt=0, le=1, description="linear policies: least share of each action, all together at most a tenth"
+    )
+    policy_drift_watch: bool = Field(
+        True, description="linear policies: an action whose rewards have changed is learnt anew (ADWIN)"
+    )
+    holdout_share: float = Field(
+        0.05, ge=0, lt=1, description="share of visitors to whom no campaign is shown, so that the effect is measured"
+    )
     signing_secret: SecretStr = Field(
         SecretStr(""), description="key of signed addresses; empty = made once in data_dir"
     )
@@ -150,6 +177,14 @@ class Settings(BaseSettings):
     spool: bool = Field(True, description="records of decisions go to a file before the answer: a kill loses none")
     decisions_kept_max: Positive = Field(100_000, description="recent decisions that delivery remembers")
     actions_max: Positive = Field(1_000, description="candidate actions in one request")
+
+    # Campaigns
+    campaigns_url: SecretStr = Field(
+        SecretStr(""), description="postgresql://user:password@host:port/database; empty = SQLite in data_dir"
+    )
+    campaigns_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(
+        {}, description="name=key,…: who may read and change campaigns; empty = anyone on this machine"
+    )
 
     # Aggregate
     insert_rows_max: Positive = Field(20_000, description="rows gathered before an insert")
@@ -166,7 +201,7 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
 
-    @field_validator("write_keys", "policy_placements", mode="before")
+    @field_validator("write_keys", "policy_placements", "campaigns_keys", mode="before")
     @classmethod
     def _read_pairs(cls, value: object) -> object:
         """`a=b,c=d` -> {"a": "b", "c": "d"}."""
@@ -219,8 +254,8 @@ class Settings(BaseSettings):
 
     @property
     def auditor_metrics_port(self) -> int:
-        """The port after those of the five stages."""
-        return self.metrics_port + 5
+        """The port after those of the six stages."""
+        return self.metrics_port + 6
 
     def as_environment(self) -> dict[str, str]:
         """The environment in which another process of ours reads these same settings."""
@@ -241,7 +276,7 @@ def as_text(value: object) -> str:
     if isinstance(value, SecretStr):
         return value.get_secret_value()
     if isinstance(value, dict):
-        return ",".join(f"{key}={right}" for key, right in value.items())
+        return ",".join(f"{key}={as_text(right)}" for key, right in value.items())
     if isinstance(value, tuple):
         return ",".join(as_text(part) for part in value)
     if isinstance(value, bool):
@@ -300,4 +335,6 @@ def _shown(value: object) -> str:
         return "***" if value.get_secret_value() else ""
     if isinstance(value, tuple):
         return ",".join(_shown(part) for part in value)
+    if isinstance(value, dict):
+        return ",".join(f"{key}={_shown(right)}" for key, right in value.items())
     return _PASSWORD.sub(r"\1:***@", as_text(value))

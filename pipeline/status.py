@@ -12,7 +12,7 @@ from kafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import progress
+from pipeline import money, progress
 from pipeline.audit import counts, seals
 from pipeline.audit.counts import Kept
 from pipeline.audit.log import KafkaSource
@@ -22,6 +22,7 @@ from pipeline.edge import kafka
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.edge.clock import monotonic_s
 from pipeline.errors import Retryable
+from pipeline.money import LineMoney
 from pipeline.parts import services
 from pipeline.settings import Settings
 from schemas import block as codec
@@ -46,6 +47,7 @@ class Status:
     ends: list[int]
     next_origins: dict[str, list[int]]
     alive: dict[str, bool]
+    money: Sequence[LineMoney] = ()
 
     @property
     def lag(self) -> dict[str, list[int]]:
@@ -61,8 +63,9 @@ class Status:
 
     @property
     def is_balanced(self) -> bool:
-        """True where every partition's books balance."""
-        return balanced(self.books) and balanced(self.refused_books)
+        """True where every partition's books balance, and those of money line by line."""
+        is_money_balanced = all(row.is_balanced for row in self.money)
+        return is_money_balanced and balanced(self.books) and balanced(self.refused_books)
 
     @property
     def in_flight(self) -> int:
@@ -77,6 +80,7 @@ class Status:
             "refused_by_reason": self.refused_by_reason,
             "lag": self.lag,
             "alive": self.alive,
+            "money": [row.as_object() for row in self.money],
             "balanced": self.is_balanced,
         }
 
@@ -107,6 +111,7 @@ def read(settings: Settings, ask_parts: bool = True, books_only: bool = False) -
         origins = {stage: [_version(found.get(p)) + 1 for p in ends] for stage, found in states.items()}
         if not books_only:
             origins["aggregate"] = list(progress.next_origins(reader, settings, right.ledger).values())
+        spent = [] if books_only else money.read(reader, settings)
     except KafkaError as error:
         raise Retryable(f"Kafka at {settings.bootstrap_servers}: {error}") from error
     finally:
@@ -116,7 +121,7 @@ def read(settings: Settings, ask_parts: bool = True, books_only: bool = False) -
         for reason, count in one.refused_by_reason.items():
             reasons[reason] = reasons.get(reason, 0) + count
     alive = {part.name: part.is_ready() for part in services(settings) if ask_parts}
-    return Status(books, refused, reasons, list(before.values()), {} if books_only else origins, alive)
+    return Status(books, refused, reasons, list(before.values()), {} if books_only else origins, alive, spent)
 
 
 class RightSide(NamedTuple):
@@ -258,6 +263,8 @@ def show(status: Status, console: Console) -> None:
         _show_books(
             "refused events in the table bad", [*status.refused_books, total_refused(status.refused_books)], console
         )
+    if status.money:
+        money.show(status.money, console)
     for reason, count in sorted(status.refused_by_reason.items()):
         console.print(f"refused as {reason}: {count:,}", highlight=False)
     for stage, lag in status.lag.items():

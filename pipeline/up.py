@@ -36,7 +36,7 @@ def start(settings: Settings, console: Console) -> Supervisor:
         _patiently(lambda: tables.make_database(settings))
         with Warehouse.from_url(settings.warehouse_url) as warehouse:
             _patiently(lambda: tables.apply(warehouse, settings.retention_days))
-        with console.status("starting collector, stages and delivery"):
+        with console.status("starting collector, stages, delivery and campaigns"):
             supervisor.start(services(settings))
     except BaseException:
         supervisor.stop()
@@ -121,6 +121,7 @@ def _ports(settings: Settings) -> Iterator[tuple[str, str, int]]:
         yield "HERALD_CLICKHOUSE_PORT", "127.0.0.1", settings.clickhouse_port
     yield "HERALD_COLLECTOR_PORT", settings.host, settings.collector_port
     yield "HERALD_DELIVERY_PORT", settings.host, settings.delivery_port
+    yield "HERALD_CAMPAIGNS_PORT", settings.host, settings.campaigns_port
     for stage in STAGES:
         port = metrics_port(settings, stage)
         yield f"HERALD_METRICS_PORT (+{port - settings.metrics_port}, {stage})", settings.host, port
@@ -136,11 +137,13 @@ def addresses(settings: Settings) -> list[tuple[str, str]]:
     """Return what to look at: (what, where)."""
     collector = f"http://127.0.0.1:{settings.collector_port}"
     delivery = f"http://127.0.0.1:{settings.delivery_port}"
+    campaigns = f"http://127.0.0.1:{settings.campaigns_port}"
     return [
         ("collector", f"{collector}/v1/batch  {collector}/p.gif"),
         ("decisions", f"{delivery}/v1/decisions"),
-        ("API, to read", f"{delivery}/docs"),
-        ("metrics", f"{collector}/metrics  {delivery}/metrics"),
+        ("campaigns", f"{campaigns}/v1/campaigns"),
+        ("APIs, to read", f"{delivery}/docs  {campaigns}/docs"),
+        ("metrics", f"{collector}/metrics  {delivery}/metrics  {campaigns}/metrics"),
         ("metrics of stages", f"127.0.0.1:{settings.metrics_port} to {settings.auditor_metrics_port}, /metrics"),
         ("Kafka", settings.bootstrap_servers),
         ("ClickHouse, native", settings.warehouse_url.rpartition("@")[2]),

@@ -84,7 +84,7 @@ def test_the_readme_keeps_its_order() -> None:
     """Whoever knows one such README finds his way in this one."""
     wanted = [
         "Two commands", "Five commands to a first decision", "What is guaranteed", "What the collector takes",
-        "Decisions", "The command", "To change X, open Y", "How it stays exact", "Settings", "Production",
+        "Decisions", "Campaigns", "The command", "To change X, open Y", "How it stays exact", "Settings", "Production",
         "Speed and memory", "Not there yet",
     ]  # fmt: skip
     assert re.findall(r"^## (.+)$", README, re.MULTILINE) == wanted
@@ -156,7 +156,7 @@ def test_the_readmes_answers_fit_their_schemas() -> None:
     decisions = [answer for answer in answers if "actions" in answer]
     models = [answer for answer in answers if "arms" in answer]
     assert len(decisions) == len(models) == 1
-    jsonschema.validate(decisions[0], schema("decision-answer"))
+    jsonschema.validate(decisions[0], schema("decided"))
     jsonschema.validate(models[0], schema("model-answer"))
 
 

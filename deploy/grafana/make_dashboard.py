@@ -215,6 +215,14 @@ DELIVERY = Row(
         Panel("rewards", [metrics.REWARDS],
               [Line(per_second(metrics.REWARDS, "kind", "result"), "{{kind}} {{result}}")], "cps"),
         Panel("model age", [metrics.MODEL_AGE], [Line(f"max({name_of(metrics.MODEL_AGE)})", "age")], "s", limit=3600),
+        Panel("share of decisions, by creative", [metrics.ARM_PROBABILITY, metrics.ARM_TRIALS],
+              [Line(f"max by (placement, arm) ({name_of(metrics.ARM_PROBABILITY)})", "{{placement}} {{arm}}")],
+              "percentunit", width=12, note="Of published placements."),
+        Panel("reward expected, by creative", [metrics.ARM_REWARD],
+              [Line(f'max by (placement, arm) ({name_of(metrics.ARM_REWARD)}{{bound="mean"}})',
+                    "{{placement}} {{arm}}")], "percentunit", width=12),
+        Panel("lessons of contextual policies", [metrics.LESSONS],
+              [Line(per_second(metrics.LESSONS, "result"), "{{result}}")], "cps"),
         Panel("profiles in memory", [metrics.PROFILES], [Line(f"max({name_of(metrics.PROFILES)})", "profiles")]),
         Panel("decisions in no log, or not readable in it", [metrics.DECISIONS_UNLOGGED, metrics.BAD_DECISIONS],
               [Line(per_second(metrics.DECISIONS_UNLOGGED), "unlogged"),
@@ -222,6 +230,36 @@ DELIVERY = Row(
         Panel("records on disk: left by a dead delivery, refused", [metrics.RECORDS_RESENT, metrics.SPOOL_FAILURES],
               [Line(per_second(metrics.RECORDS_RESENT, "result"), "left behind, {{result}}"),
                Line(per_second(metrics.SPOOL_FAILURES), "refused by the disk")], "cps"),
+    ],
+)  # fmt: skip
+
+CAMPAIGNS = Row(
+    "Campaigns",
+    [
+        Panel("changes", [metrics.CAMPAIGN_CHANGES],
+              [Line(per_second(metrics.CAMPAIGN_CHANGES, "kind", "what"), "{{kind}} {{what}}")], "cps"),
+        Panel("changed -> published", [metrics.CAMPAIGN_PUBLISH_SECONDS], quantiles(metrics.CAMPAIGN_PUBLISH_SECONDS),
+              "s", limit=1),
+        Panel("not published yet", [metrics.CAMPAIGNS_UNPUBLISHED],
+              [Line(f"max({name_of(metrics.CAMPAIGNS_UNPUBLISHED)})", "changes")]),
+    ],
+)  # fmt: skip
+
+_COLUMNS = "sum by (column) (max by (partition, column) ({}))"
+
+MONEY = Row(
+    "Money: reserved = settled + released + open",
+    [
+        Panel("books", [metrics.MONEY_BOOKS],
+              [Line(f"{_COLUMNS.format(name_of(metrics.MONEY_BOOKS))} / 1e6", "{{column}}")],
+              note="In units of the currencies; by line: `herald status`."),
+        Panel("reservations", [metrics.MONEY_RESERVATIONS],
+              [Line(per_second(metrics.MONEY_RESERVATIONS, "column", "pays_for"), "{{pays_for}} {{column}}")], "cps"),
+        Panel("leases asked for", [metrics.LEASES],
+              [Line(per_second(metrics.LEASES, "result"), "{{result}}")], "cps"),
+        Panel("leased and not reserved", [metrics.LEASED_MICROS],
+              [Line(f"{name_of(metrics.LEASED_MICROS)} / 1e6", "{{instance}}")], width=12),
+        Panel("talks with the lease store", [metrics.LEASE_SECONDS], quantiles(metrics.LEASE_SECONDS), "s", width=12),
     ],
 )  # fmt: skip
 
@@ -254,7 +292,7 @@ PROCESSES = Row(
     ],
 )  # fmt: skip
 
-ROWS = (BOOKS, FLOW, LATENCIES, QUALITY, DELIVERY, PROCESSES)
+ROWS = (BOOKS, FLOW, LATENCIES, QUALITY, DELIVERY, CAMPAIGNS, MONEY, PROCESSES)
 
 
 def dashboard() -> dict[str, Any]:

@@ -187,6 +187,8 @@ def need_fields(work: Work) -> Drop | None:
         return Drop(DropReason.MISSING_FIELD, "decision: decision_id and placement_id are required")
     if event.event_type is EventType.REWARD and not event.decision_id:
         return Drop(DropReason.MISSING_FIELD, "reward: decision_id is required")
+    if event.event_type is EventType.STOCK and (not event.product_id or work.incoming.get("stock_level") is None):
+        return Drop(DropReason.MISSING_FIELD, "stock: product_id and stock_level are required")  # else it read as 0
     return None
 
 

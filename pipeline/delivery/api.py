@@ -1,16 +1,18 @@
 """What delivery takes and gives, as pydantic models: they validate, and the OpenAPI page is made from them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 from pydantic.alias_generators import to_camel
 
 HOW_MANY_MAX = 50
+PLACEMENTS_MAX = 20
 FEATURES_MAX = 32
 _SHOWN = r"[^\s\x00-\x1f\x7f]"
 _TEXT = rf"^{_SHOWN}(?:[^\x00-\x1f\x7f]*{_SHOWN})?$"
 
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=_TEXT)]
+Names = Annotated[list[Name], Field(max_length=HOW_MANY_MAX)]
 Id = Annotated[str, Field(max_length=128, pattern=rf"^$|{_TEXT}")]
 Whole = Annotated[int, Field(ge=-(2**63) + 1, le=2**63 - 1, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
@@ -40,17 +42,50 @@ class Made(_In):
     probability: Annotated[float, Field(gt=0, le=1, description="with which it was chosen")]
 
 
-class DecisionRequest(_In):
-    """What to choose from, where and for whom."""
+class _Asked(_In):
+    """One place to decide for. actions: to choose from; none = from the published campaigns."""
+
+    actions: Annotated[list[ActionIn], Field(description="empty = from the published campaigns")] = Field(
+        default_factory=list
+    )
+    exclude: Annotated[Names, Field(description="published creatives, lines, campaigns to leave out")] = Field(
+        default_factory=list
+    )
+    only: Annotated[Names, Field(description="published creatives, lines, campaigns to choose from; empty = any")] = (
+        Field(default_factory=list)
+    )
+    count: Annotated[int, Field(ge=1, le=HOW_MANY_MAX, description="how many different actions")] = 1
+    made: Annotated[Made | None, Field(description="made elsewhere: log it as it was, for learning")] = None
+
+
+class PlacementAsked(_Asked):
+    """One of several places of a page."""
 
     placement: Annotated[Name, Field(description="the place on the page; each has a model of its own")]
-    actions: Annotated[list[ActionIn], Field(min_length=1)]
+
+
+class DecisionRequest(_Asked):
+    """What to choose from, where and for whom: one `placement`, or several `placements` of one page."""
+
+    placement: Annotated[Id, Field(description="the place on the page; each has a model of its own")] = ""
+    placements: Annotated[
+        list[PlacementAsked], Field(max_length=PLACEMENTS_MAX, description="instead: the places of one page")
+    ] = Field(default_factory=list)
     visitor: Annotated[str, Field(description="visitor id; none = no personal decision")] = ""
     consent: Annotated[bool, Field(description="false = no personal decision, and no id in the log")] = True
-    count: Annotated[int, Field(ge=1, le=HOW_MANY_MAX, description="how many different actions")] = 1
+    cap_hint: Annotated[
+        str, Field(max_length=256, description="without consent: what caps may go by for a day (address and browser)")
+    ] = ""
     context: Features = Field(default_factory=dict)
     site: Annotated[str, Field(max_length=128, description="one of the sites of the write keys")] = ""
-    made: Annotated[Made | None, Field(description="made elsewhere: log it as it was, for learning")] = None
+
+    @model_validator(mode="after")
+    def _asks_one_way(self) -> Self:
+        if bool(self.placement) == bool(self.placements):
+            raise ValueError("expected either `placement` or `placements`")
+        if self.placements and (self.actions or self.made is not None or self.count != 1):
+            raise ValueError("with `placements`, expected actions, count and made inside of each")
+        return self
 
 
 class Chosen(BaseModel):
@@ -61,6 +96,9 @@ class Chosen(BaseModel):
     probability: float
     impression_url: str
     click_url: str | None = None
+    content: Annotated[dict[str, str] | None, Field(description="of a published creative: what to show")] = None
+    campaign_id: str = ""
+    line_id: str = ""
 
 
 class ProfileRead(BaseModel):
@@ -71,24 +109,77 @@ class ProfileRead(BaseModel):
 
 
 class DecisionAnswer(BaseModel):
-    """What to show. degraded: what the decision had to do without; [] is the normal case."""
+    """What to show. degraded: what the decision had to do without; [] is the normal case.
+
+    fallback: what a published placement shows where nothing was chosen; neither counted nor billed.
+    """
 
     decision_id: str
+    placement: str
     actions: list[Chosen]
+    fallback: dict[str, str] | None = None
     model_version: str
     policy: str
     profile: ProfileRead
     degraded: list[str]
 
 
+class PageAnswer(BaseModel):
+    """What to show in several places of one page: nothing stands in two of them."""
+
+    decisions: list[DecisionAnswer]
+
+
+class Decided(RootModel[DecisionAnswer | PageAnswer]):
+    """A decision for `placement`, or one for each of `placements`, in their order."""
+
+
+class AudienceQuestion(_In):
+    """Is a visitor in an audience? line: of a published line; or a text. What it may say: schemas/docs/audiences.md."""
+
+    line: Id = ""
+    audience: Annotated[str, Field(max_length=4_096)] = ""
+    visitor: Annotated[str, Field(description="visitor id; none = nobody in particular")] = ""
+    context: Features = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _asks_one_way(self) -> Self:
+        if bool(self.line) == bool(self.audience):
+            raise ValueError("expected either `line` or `audience`")
+        return self
+
+
+class AudiencePart(BaseModel):
+    """A part of an audience: whether it held, and the value that was found; null = not known, so it does not hold."""
+
+    text: str
+    held: bool
+    found: bool | int | float | str | None = None
+    parts: list["AudiencePart"] = []
+
+
+class AudienceAnswer(BaseModel):
+    """Whether the visitor is in the audience, and why, part by part. known: there is a profile."""
+
+    audience: str
+    held: bool
+    known: bool
+    why: AudiencePart
+    degraded: list[str]
+
+
 class ChoiceOut(BaseModel):
-    """One chosen action, as logged."""
+    """One chosen action, as logged. pays_for, price_micros: what was reserved for it of its line's budget."""
 
     action_id: str
     rank: int
     propensity: float
     campaign_id: str
     creative_id: str
+    line_id: str
+    pays_for: str
+    price_micros: int
+    budget_day: str
 
 
 class DecisionExplained(BaseModel):
@@ -190,7 +281,10 @@ class ProfileAnswer(BaseModel):
 
 
 class Arm(BaseModel):
-    """One action's record. mean: with the prior; low, high: 95 % interval; share: of decisions among all of these."""
+    """One action's record. mean: with the prior; low, high: 95 % interval; share: of decisions among all of these.
+
+    Shares of a linear policy are those where nothing is known of the visitor, the page or the actions.
+    """
 
     id: str
     trials: int
@@ -211,6 +305,63 @@ class ModelAnswer(BaseModel):
     age_ms: int
     arms: list[Arm]
     degraded: list[str]
+
+
+class ArmPoint(BaseModel):
+    """One arm in one interval: trials and reward in it; mean, low, high: of all so far, with the prior.
+
+    probability: mean over the interval's decisions that it was a candidate of; null where none was logged.
+    """
+
+    time_ms: int
+    trials: int
+    reward: float
+    probability: float | None
+    mean: float
+    low: float
+    high: float
+
+
+class ArmCurve(BaseModel):
+    """One arm over time."""
+
+    id: str
+    points: list[ArmPoint]
+
+
+class RegretOut(BaseModel):
+    """What always showing the best arm would have earned more, a decision; best_low, best_high: 95 % interval."""
+
+    best: str
+    best_value: float
+    best_low: float
+    best_high: float
+    earned: float
+    decisions: int
+    each: float
+
+
+class DriftAlarm(BaseModel):
+    """An arm whose rate of reward has changed. time_ms: the first interval of the new rate; p: corrected."""
+
+    arm: str
+    time_ms: int
+    before: float
+    after: float
+    p: float
+
+
+class LearningAnswer(BaseModel):
+    """How a placement has learnt. regret: null while no arm has enough trials."""
+
+    placement: str
+    from_ms: int
+    to_ms: int
+    interval: str
+    arms: list[ArmCurve]
+    regret: RegretOut | None
+    drifts: list[DriftAlarm]
+    truncated: bool
 
 
 class RollupAnswer(BaseModel):

@@ -1,9 +1,8 @@
 """Delivery's HTTP face: one method for each address of the table in routes.py."""
 
 import asyncio
-import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -12,23 +11,26 @@ from pydantic import BaseModel
 
 from pipeline.core import decide as decisions
 from pipeline.core.link import Expired, Link, LinkFault, LinkKind, unseal
-from pipeline.delivery.api import DecisionRequest, RewardAnswer, RewardRequest, RollupAnswer
+from pipeline.delivery.api import AudienceQuestion, DecisionRequest, RewardAnswer, RewardRequest, RollupAnswer
+from pipeline.delivery.audiences import asked_audience
+from pipeline.delivery.curves import learning, read_cells
 from pipeline.delivery.desk import Desk
 from pipeline.delivery.explain import Archive, explain, of_model, of_profile
-from pipeline.delivery.guard import HEADERS_MAX, Guard
+from pipeline.delivery.guard import Guard
+from pipeline.delivery.kevel import Kevel
 from pipeline.delivery.log import News, Pen, Sender, news_id
 from pipeline.delivery.memory import Memory
-from pipeline.delivery.pages import HEADERS, PAGES, content, page
+from pipeline.delivery.pages import HEADERS, PAGES, content
 from pipeline.delivery.personalizer import Personalizer
-from pipeline.delivery.problems import SAFE_HEADERS, Problem, away, render
-from pipeline.delivery.reports import Source, read_query, run_query
-from pipeline.delivery.routes import ROUTES, Route, document
-from pipeline.delivery.web import Answer, Endpoint, Request, Router, redirect
+from pipeline.delivery.problems import SAFE_HEADERS, Problem, away
+from pipeline.delivery.published import Published
+from pipeline.delivery.reports import Source, read_query, read_span, run_query
+from pipeline.delivery.routes import ROUTES, document
+from pipeline.delivery.web import Answer, Request, redirect
 from pipeline.edge import metrics
 from pipeline.edge.clock import monotonic_s, now_ms
 from pipeline.errors import HeraldError
-from pipeline.http import message as http
-from pipeline.http.message import Head, Receiver, Refusal, Reply
+from pipeline.rest.front import Served
 from pipeline.settings import Settings
 from schemas.event import EventType
 
@@ -38,24 +40,37 @@ LINK_WAIT_S: Final = 1.0
 PIXEL: Final = bytes.fromhex("47494638396101000100800000000000ffffff21f90401000000002c00000000010001000002024401003b")
 NEWS_OF: Final = {LinkKind.IMPRESSION: EventType.IMPRESSION, LinkKind.CLICK: EventType.CLICK}
 
-_UNKNOWN: Final = Route("", "", "unknown", "no address of ours")
-_PAGE: Final = Route("GET", "", "docs", "a part of the document for people")
-
 
 class Delivery:
     """The endpoints and what they share. `is_stopping` is set before the end: then /readyz says so."""
 
-    def __init__(self, settings: Settings, memory: Memory, pen: Pen, warehouse: Source, signing_key: bytes) -> None:
-        """warehouse: asked for reports and old decisions only, and never by the event loop's thread."""
+    def __init__(
+        self,
+        settings: Settings,
+        memory: Memory,
+        pen: Pen,
+        warehouse: Source,
+        signing_key: bytes,
+        published: Published,
+    ) -> None:
+        """warehouse: asked for reports and old decisions only, and never by the event loop's thread.
+
+        published: what marketers have to show.
+        """
         self.settings, self.memory, self.pen = settings, memory, pen
-        self.warehouse = warehouse
+        self.warehouse, self.published = warehouse, published
         self.guard = Guard(settings)
-        self.desk = Desk(settings, memory, pen, signing_key)
+        self.desk = Desk(settings, memory, pen, signing_key, published)
         self.is_stopping = False
         self._key = signing_key
         self._personalizer = Personalizer(settings, self.guard, self.desk, pen, Archive(warehouse), self._ask_warehouse)
+        self._kevel = Kevel(self.guard, self.desk, published)
         self._document = msgspec.json.encode(document())
         self._index = content("index.html")
+
+    def served(self) -> list[Served]:
+        """Return every address with what answers it."""
+        return [Served(route, getattr(self, route.name)) for route in ROUTES]
 
     def decide(self, request: Request) -> Answer:
         """Choose among actions for a visitor."""
@@ -108,6 +123,14 @@ class Delivery:
         """Azure Personalizer's activation of a deferred event."""
         return await self._personalizer.activate(request, now_ms())
 
+    def audience(self, request: Request) -> Answer:
+        """Say whether a visitor is in an audience, and why."""
+        return _json(asked_audience(self.guard.read(request, AudienceQuestion), self.memory, self.published, now_ms()))
+
+    def kevel(self, request: Request) -> Answer:
+        """Kevel's decisions for the places of a page."""
+        return self._kevel.decide(request, now_ms())
+
     def profile(self, request: Request) -> Answer:
         """Return what is known of a visitor."""
         visitor = request.params["visitor"]
@@ -128,6 +151,14 @@ class Delivery:
                 raise away("models are still being read")
             raise Problem(404, "not_found", "nothing was learnt of this placement yet")
         return _json(of_model(placement, self.memory.policy(placement), now_ms(), missing))
+
+    async def learning(self, request: Request) -> Answer:
+        """Return how a placement has learnt over time."""
+        placement, span = request.params["placement"], read_span(request.query(), now_ms())
+        cells = await asyncio.to_thread(self._ask_warehouse, read_cells, self.warehouse, placement, span)
+        if not cells:
+            raise Problem(404, "not_found", "nothing was shown and seen in this placement in that time")
+        return _json(learning(placement, span, cells, self.memory.policy(placement).policy.rules))
 
     async def rollup(self, request: Request) -> Answer:
         """Report from the minute rollups."""
@@ -165,6 +196,7 @@ class Delivery:
     def ready(self, request: Request) -> Answer:
         """200 once profiles and models are read and the log can be written."""
         missing = [] if self.memory.is_loaded else ["profiles and models are still being read"]
+        missing += [] if self.published.is_loaded else ["campaigns are still being read"]
         missing += [] if self.pen.is_available else ["the log cannot be written"]
         missing += ["stopping"] if self.is_stopping else []
         if missing:
@@ -216,102 +248,6 @@ class Delivery:
             raise away(f"the warehouse does not answer: {str(error)[:200]}") from error
 
 
-class Front:
-    """Finds the endpoint of a request, lets it answer, counts the answer. Nothing that it meets ends it."""
-
-    def __init__(self, delivery: Delivery, held_bytes_max: int) -> None:
-        """delivery: what answers. held_bytes_max: of bodies being read."""
-        self._guard = delivery.guard
-        self._held_bytes_max = held_bytes_max
-        self._waiting: set[asyncio.Task[None]] = set()
-        self._router = Router()
-        for route in ROUTES:
-            self._router.add(route.method, route.path, (route, getattr(delivery, route.name)))
-        for name, media in PAGES.items():
-            self._router.add("GET", f"/docs/{name}", (_PAGE, page(name, media)))
-
-    def begin(self, head: Head) -> http.Answer | Receiver:
-        """Answer what needs no body, or return what takes it."""
-        request = Request(head)
-        methods, request.params = self._router.find(request.path)
-        route, endpoint = methods.get(request.method, (_UNKNOWN, None))
-        try:
-            return self._admitted(head, request, route, endpoint, methods)
-        except Problem as problem:
-            return _done(render(problem), route)
-
-    def refuse(self, head: Head | None, refusal: Refusal) -> http.Answer:
-        """Return the answer for what the server refuses: too large, too slow, no HTTP."""
-        again_s = 1 if refusal.status == 503 else 0
-        problem = Problem(refusal.status, refusal.code, refusal.detail, retry_after_s=again_s)
-        return _done(render(problem), self._route(head))
-
-    def gone(self, head: Head) -> None:
-        """Count a client that left in the middle of its own body: nobody is left to be answered."""
-        _requests(self._route(head).name, 400).inc()
-
-    def _route(self, head: Head | None) -> Route:
-        if head is None:
-            return _UNKNOWN
-        methods, _ = self._router.find(head.path.rstrip("/") or "/")
-        route: Route = methods.get(head.method, (_UNKNOWN, None))[0]
-        return route
-
-    def has_room(self, body_bytes: int) -> bool:
-        """True where so many bytes of bodies may be held."""
-        return body_bytes <= self._held_bytes_max
-
-    def _admitted(
-        self, head: Head, request: Request, route: Route, endpoint: Endpoint | None, methods: Mapping[str, object]
-    ) -> http.Answer | Receiver:
-        """As `begin`. Raises Problem."""
-        if head.lines > HEADERS_MAX:
-            raise Problem(431, "too_many_headers", f"{head.lines} headers, expected at most {HEADERS_MAX}")
-        if endpoint is None and not methods:
-            raise Problem(404, "not_found", "no such address; /docs lists them all")
-        if endpoint is None:
-            allowed = ", ".join(methods)
-            return _done(render(Problem(405, "method", f"expected {allowed}"), {"allow": allowed}), route)
-        if route.needs_key:
-            self._guard.admit(request)
-        return functools.partial(self._serve, request, route, endpoint)
-
-    def _serve(self, request: Request, route: Route, endpoint: Endpoint, body: bytes, reply: Reply) -> None:
-        """Answer one request: a decision at once, others when what they wait for has come."""
-        request.body = body
-        try:
-            found = endpoint(request)
-        except Exception as error:  # noqa: BLE001 - a bug in one request must be seen, and must not end the others
-            found = _failed(error, request, route)
-        if isinstance(found, Answer):
-            reply(_done(found, route))
-        else:
-            task = asyncio.ensure_future(self._wait(found, request, route, reply))
-            self._waiting.add(task)
-            task.add_done_callback(self._waiting.discard)
-
-    async def _wait(self, found: Awaitable[Answer], request: Request, route: Route, reply: Reply) -> None:
-        try:
-            answer = await found
-        except Exception as error:  # noqa: BLE001
-            answer = _failed(error, request, route)
-        reply(_done(answer, route))
-
-
-def _failed(error: Exception, request: Request, route: Route) -> Answer:
-    if isinstance(error, Problem):
-        return render(error)
-    log.critical("%s %s failed", request.method, route.name, exc_info=error)
-    return render(Problem(500, "internal", "a fault of ours; it is in our log"))
-
-
-def _done(answer: Answer, route: Route) -> http.Answer:
-    """Count an answer, and make it the server's."""
-    _requests(route.name, answer.status).inc()
-    kind = (("content-type", answer.kind),) if answer.kind else ()
-    return http.Answer(answer.status, (*answer.headers, *kind), answer.body)
-
-
 def _decision_id(request: Request) -> str:
     decision_id = request.params["decision_id"]
     if not decisions.is_id(decision_id):
@@ -321,8 +257,3 @@ def _decision_id(request: Request) -> str:
 
 def _json(model: BaseModel) -> Answer:
     return Answer(200, model.__pydantic_serializer__.to_json(model), headers=SAFE_HEADERS)
-
-
-@functools.lru_cache(maxsize=256)
-def _requests(endpoint: str, status: int) -> Any:
-    return metrics.REQUESTS.labels(endpoint, status)

@@ -1,7 +1,7 @@
 """Where a decision is made: from what memory knows, at once, with everything logged that explains it."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
@@ -12,10 +12,13 @@ from pipeline.core.decide import Ask, Known, decide, made_elsewhere, make_id
 from pipeline.core.ids import ID_BYTES_MAX, usable_id
 from pipeline.core.link import Link, LinkKind, seal
 from pipeline.core.profile import strongest_interest
-from pipeline.delivery.api import Chosen, DecisionAnswer, DecisionRequest, ProfileRead
+from pipeline.delivery.api import Chosen, DecisionAnswer, DecisionRequest, PageAnswer, ProfileRead
 from pipeline.delivery.log import Pen, Sender
 from pipeline.delivery.memory import Found, Memory
+from pipeline.delivery.offer import Offer, Place, Whom, of_request
 from pipeline.delivery.problems import Problem
+from pipeline.delivery.published import Published
+from pipeline.delivery.till import BUDGET
 from pipeline.edge import metrics
 from pipeline.settings import Settings
 from schemas.outcome import DecisionLog
@@ -33,85 +36,149 @@ class Asked:
     visitor: str
     sender: Sender
 
+    @property
+    def places(self) -> Sequence[Place]:
+        """The places asked for, in their order."""
+        return self.request.placements or (self.request,)
+
 
 class Desk:
     """Makes decisions. Belongs to the event loop's thread; waits for nothing."""
 
-    def __init__(self, settings: Settings, memory: Memory, pen: Pen, signing_key: bytes) -> None:
-        """signing_key: of impression and click addresses."""
+    def __init__(self, settings: Settings, memory: Memory, pen: Pen, signing_key: bytes, published: Published) -> None:
+        """signing_key: of impression and click addresses. published: what marketers have to show."""
         self._settings = settings
         self._memory = memory
         self._pen = pen
         self._key = signing_key
+        self._published = published
         self._sites = tuple(dict.fromkeys(settings.write_keys.values()))
         self._base = settings.public_url.rstrip("/") or _own_url(settings)
         self._seed = secrets.token_hex(8)
         self._random = _random_48(secrets.token_bytes(32))
 
     def read(self, request: DecisionRequest, no_consent: bool) -> Asked:
-        """Return what a request asks for, checked against the settings.
+        """Return what a request asks for, checked against the settings and what is published.
 
         no_consent: the request came with DNT: 1 or Sec-GPC: 1.
-        Raises Problem 400 for too many actions, too long an id, or an unknown site.
+        Raises Problem 400 for too many actions, too long an id, or an unknown site; 404 for a placement that has
+        neither actions in the request nor is published.
         """
-        if len(request.actions) > self._settings.actions_max:
-            expected = f"found {len(request.actions)}, expected at most {self._settings.actions_max}"
-            raise Problem(400, "invalid", f"actions: {expected}", [("actions", expected)])
-        ids = [action.id for action in request.actions]
-        if not "".join(ids).isascii() and any(len(name.encode()) > ID_BYTES_MAX for name in ids):
-            expected = f"expected ids of at most {ID_BYTES_MAX} bytes in UTF-8"
-            raise Problem(400, "invalid", f"actions: {expected}", [("actions", expected)])
         if request.site and request.site not in self._sites:
             expected = f"expected one of {', '.join(sorted(self._sites))}"
             raise Problem(400, "invalid", f"site: {expected}", [("site", expected)])
-        if request.made is not None and request.made.action_id not in ids:
-            expected = f"found {request.made.action_id!r}, expected the id of one of the actions"
-            raise Problem(400, "invalid", f"made.action_id: {expected}", [("made.action_id", expected)])
+        for place in request.placements or (request,):
+            self._check(place)
         no_consent = no_consent or not request.consent
         visitor = "" if no_consent else usable_id(request.visitor)
         return Asked(request, visitor, Sender(request.site or self._sites[0], no_consent=no_consent))
 
-    def decide(self, asked: Asked, time_ms: int) -> DecisionAnswer:
-        """Decide, log it, and return the answer with its signed addresses. As `log`."""
+    def _check(self, place: Place) -> None:
+        if not place.actions:
+            self._published.check(place.placement)
+            return
+        if len(place.actions) > self._settings.actions_max:
+            expected = f"found {len(place.actions)}, expected at most {self._settings.actions_max}"
+            raise Problem(400, "invalid", f"actions: {expected}", [("actions", expected)])
+        ids = [action.id for action in place.actions]
+        if not "".join(ids).isascii() and any(len(name.encode()) > ID_BYTES_MAX for name in ids):
+            expected = f"expected ids of at most {ID_BYTES_MAX} bytes in UTF-8"
+            raise Problem(400, "invalid", f"actions: {expected}", [("actions", expected)])
+        if place.made is not None and place.made.action_id not in ids:
+            expected = f"found {place.made.action_id!r}, expected the id of one of the actions"
+            raise Problem(400, "invalid", f"made.action_id: {expected}", [("made.action_id", expected)])
+
+    def decide(self, asked: Asked, time_ms: int) -> DecisionAnswer | PageAnswer:
+        """Decide for each place, log it, and return the answers with their signed addresses. As `log`."""
+        answers = [answer for answer, _ in self.decided(asked, time_ms)]
+        return PageAnswer(decisions=answers) if asked.request.placements else answers[0]
+
+    def decided(self, asked: Asked, time_ms: int) -> list[tuple[DecisionAnswer, Offer]]:
+        """As `decide`: for each place the answer, and what it was chosen among."""
         found = self._memory.visitor(asked.visitor) if asked.visitor else NOBODY
-        log = self._logged(asked, found, time_ms, next(self._random))
-        return DecisionAnswer(
-            decision_id=log.decision_id,
-            actions=self._links(log, asked.request, asked.sender, time_ms),
-            model_version=log.model_version,
-            policy=log.policy,
-            profile=ProfileRead(known=found.state is not None, version=found.version),
-            degraded=log.degraded,
-        )
+        page: set[str] = set()
+        answers = []
+        for place in asked.places:
+            log, offer = self._logged(asked, place, found, page, time_ms, next(self._random))
+            page.update(choice.action_id for choice in log.choices)
+            answer = DecisionAnswer(
+                decision_id=log.decision_id,
+                placement=place.placement,
+                actions=self._links(log, offer, asked.sender, time_ms),
+                fallback=None if log.choices else offer.fallback,
+                model_version=log.model_version,
+                policy=log.policy,
+                profile=ProfileRead(known=found.state is not None, version=found.version),
+                degraded=log.degraded,
+            )
+            answers.append((answer, offer))
+        return answers
 
     def log(self, asked: Asked, time_ms: int, random_48: int | None = None) -> DecisionLog:
-        """Decide, log it, and return the log.
+        """Decide for the one place asked for, log it, and return the log.
 
         time_ms: now. random_48: of the decision's id, None for random ones. What is missing (profiles, models, room in
         the log) is named in `degraded`, and stops nothing.
         """
         found = self._memory.visitor(asked.visitor) if asked.visitor else NOBODY
-        return self._logged(asked, found, time_ms, next(self._random) if random_48 is None else random_48)
+        random_48 = next(self._random) if random_48 is None else random_48
+        return self._logged(asked, asked.request, found, set(), time_ms, random_48)[0]
 
-    def _logged(self, asked: Asked, found: Found, time_ms: int, random_48: int) -> DecisionLog:
-        request, visitor = asked.request, asked.visitor
-        policy = self._memory.policy(request.placement)
+    def _logged(
+        self, asked: Asked, place: Place, found: Found, page: Set[str], time_ms: int, random_48: int
+    ) -> tuple[DecisionLog, Offer]:
+        """page: actions that stand elsewhere on the page."""
+        visitor = asked.visitor
+        policy = self._memory.policy(place.placement)
         missing = self._memory.degraded(visitor, time_ms) + ([UNREADABLE] if found.is_unreadable else [])
         known = Known(policy.policy, policy.model_version, missing)
         decision_id = make_id(time_ms, visitor, random_48)
-        ask = self._ask(request, visitor, found)
-        if request.made is not None:
-            log = made_elsewhere(ask, request.made.action_id, request.made.probability, decision_id)
+        whom = Whom(
+            visitor,
+            found,
+            self._context(asked.request, found),
+            asked.sender.site,
+            asked.sender.no_consent,
+            asked.request.cap_hint,
+            missing,
+        )
+        if place.made is not None:
+            offer = of_request(place.actions, page)
+            ask = Ask(place.placement, visitor, offer.candidates, place.count, whom.context, offer.excluded)
+            log = made_elsewhere(ask, place.made.action_id, place.made.probability, decision_id, policy.policy)
         else:
-            log = decide(ask, known, decision_id, self._seed)
+            log, offer = self._drawn(place, whom, known, page, decision_id)
         if not self._pen.decision(log, visitor, asked.sender, time_ms):
             log.degraded.append(UNLOGGED)
-        is_known = str(self._memory.is_known(request.placement)).lower()
+        is_known = str(self._memory.is_known(place.placement)).lower()
         metrics.DECISIONS.labels(is_known, str(bool(log.degraded)).lower()).inc()
-        return log
+        return log, offer
 
-    def _ask(self, request: DecisionRequest, visitor: str, found: Found) -> Ask:
+    def _drawn(
+        self, place: Place, whom: Whom, known: Known, page: Set[str], decision_id: str
+    ) -> tuple[DecisionLog, Offer]:
+        """Draw; where the money for what was drawn has just gone, draw again without it."""
+        gone: dict[str, str] = {}
+        while True:
+            if place.actions:
+                offer = of_request(place.actions, page)
+            else:
+                offer = self._published.offer(place, whom, page, gone, decision_id)
+            context = {**whom.context, **offer.context} if offer.context else whom.context
+            if offer.policy:
+                known = known._replace(policy=self._memory.policy(place.placement, offer.policy).policy)
+            ask = Ask(place.placement, whom.visitor, offer.candidates, place.count, context, offer.excluded)
+            log = decide(ask, known, decision_id, self._seed)
+            if place.actions:
+                return log, offer
+            lacking = self._published.reserve(log, offer, whom)
+            if not lacking:
+                return log, offer
+            gone[lacking] = BUDGET
+
+    def _context(self, request: DecisionRequest, found: Found) -> dict[str, object]:
         context: dict[str, object] = dict(request.context)
+        context.pop("experiments", None)  # ours alone to say
         if found.state is not None:
             profile = found.state.profile
             context["profile"] = {
@@ -122,14 +189,14 @@ class Desk:
                 "interest": strongest_interest(profile, self._settings.interest_half_life_ms),
                 "is_bot": profile.is_bot,
             }
-        return Ask(request.placement, visitor, request.actions, request.count, context)
+        return context
 
-    def _links(self, log: DecisionLog, request: DecisionRequest, sender: Sender, time_ms: int) -> list[Chosen]:
+    def _links(self, log: DecisionLog, offer: Offer, sender: Sender, time_ms: int) -> list[Chosen]:
         expires_ms = time_ms + self._settings.link_max_age_ms
         chosen = []
         for choice in log.choices:
             named = (log.decision_id, choice.action_id, sender.site, log.placement_id, choice.campaign_id)
-            target = next(action.url for action in request.actions if action.id == choice.action_id)
+            target = next(action.url for action in offer.candidates if action.id == choice.action_id)
             shown = seal(Link(LinkKind.IMPRESSION, *named, choice.creative_id, expires_ms), self._key)
             clicked = seal(Link(LinkKind.CLICK, *named, choice.creative_id, expires_ms, target), self._key)
             chosen.append(
@@ -139,6 +206,9 @@ class Desk:
                     probability=choice.propensity,
                     impression_url=f"{self._base}/v1/i/{shown}.gif",
                     click_url=f"{self._base}/c/{clicked}" if target else None,
+                    content=offer.content(choice.action_id),
+                    campaign_id=choice.campaign_id,
+                    line_id=choice.line_id,
                 )
             )
         return chosen

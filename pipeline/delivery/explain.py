@@ -1,5 +1,6 @@
 """What delivery knows, for people and programs to read: a decision, a profile, a model."""
 
+import base64
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -30,7 +31,7 @@ def explain(log: DecisionLog, visitor: str, source: Literal["memory", "warehouse
         policy=log.policy,
         model_version=log.model_version,
         seed=log.seed,
-        choices=[ChoiceOut(**msgspec.structs.asdict(choice)) for choice in log.choices],
+        choices=[ChoiceOut.model_validate(choice, from_attributes=True) for choice in log.choices],
         candidates=log.candidates,
         propensities=log.propensities,
         scores=log.scores,
@@ -74,7 +75,7 @@ class Archive:
             policy=row["policy"],
             model_version=row["model_version"],
             seed=row["seed"],
-            choices=[Choice(**found) for found in msgspec.json.decode(row["choices"])],
+            choices=[_choice(found) for found in msgspec.json.decode(row["choices"])],
             candidates=list(row["candidates"]),
             propensities=list(row["propensities"]),
             excluded=msgspec.json.decode(row["excluded"]),
@@ -100,7 +101,10 @@ def of_profile(visitor: str, found: Found, degraded: Sequence[str]) -> ProfileAn
 
 
 def of_model(placement: str, found: PlacementPolicy, time_ms: int, degraded: Sequence[str]) -> ModelAnswer:
-    """Return a placement's arms, the most tried first. time_ms: now."""
+    """Return a placement's arms, the most tried first. time_ms: now.
+
+    Shares of a linear policy are those in a context of which nothing is known.
+    """
     policy = found.policy
     ids = sorted(policy.arms, key=lambda action_id: (-policy.arms[action_id].trials, action_id))
     shares = policy.probabilities(policy.scores(ids)) if ids else []
@@ -122,6 +126,11 @@ def of_model(placement: str, found: PlacementPolicy, time_ms: int, degraded: Seq
     )
 
 
+def _choice(found: dict[str, Any]) -> Choice:
+    """A choice from its JSON by name, in which bytes are base64."""
+    return Choice(**found | {"lesson": base64.b64decode(found.get("lesson", ""))})
+
+
 def _named(value: msgspec.Struct) -> dict[str, object]:
     """A Struct with the names of its fields, which its packed form leaves out."""
     return {name: _plain(found) for name, found in msgspec.structs.asdict(value).items()}
@@ -134,4 +143,6 @@ def _plain(value: object) -> object:
         return {key: _plain(found) for key, found in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(found) for found in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     return value

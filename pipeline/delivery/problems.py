@@ -38,10 +38,15 @@ def invalid(status: int, error: ValidationError, what: str) -> Problem:
     found = error.errors(include_url=False, include_context=False, include_input=False)
     if found[0]["type"] == "json_invalid":
         return Problem(400, "bad_json", f"{what}: {found[0]['msg']}; expected a JSON object in UTF-8")
-    errors = [(".".join(str(part) for part in one["loc"])[:200], one["msg"]) for one in found[:ERRORS_SHOWN_MAX]]
+    errors = [(".".join(str(part) for part in one["loc"])[:200], _said(one["msg"])) for one in found[:ERRORS_SHOWN_MAX]]
     first = f"{errors[0][0] or what}: {errors[0][1]}"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return Problem(status, "invalid", first + more, errors)
+
+
+def _said(message: str) -> str:
+    """Return what a check said, without pydantic's words about its kind."""
+    return message.removeprefix("Value error, ")
 
 
 def render(problem: Problem, headers: Mapping[str, str] | None = None) -> Answer:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pipeline.delivery.problems import Problem
 
@@ -76,17 +76,7 @@ def read_query(params: Sequence[tuple[str, str]], now_ms: int) -> Query:
     params: names and values, decoded. now_ms: when it is asked.
     Raises Problem 422 naming the parameter and what was expected.
     """
-    given: dict[str, str] = {}
-    for name, value in params:
-        if name in given:
-            raise _wrong(name, "expected once")
-        given[name] = value
-    known = {"dimensions", "metrics", "from", "to", "interval", "site", "bots", "limit", *DIMENSIONS}
-    for name, value in given.items():
-        if name not in known:
-            raise _wrong(name, f"unknown parameter; expected one of {', '.join(sorted(known))}")
-        if len(value) > VALUE_CHARS_MAX:
-            raise _wrong(name, f"expected at most {VALUE_CHARS_MAX} characters")
+    given = _given(params, {"dimensions", "metrics", "from", "to", "interval", "site", "bots", "limit", *DIMENSIONS})
     to_ms = _time(given, "to", now_ms)
     from_ms = _time(given, "from", to_ms - DAY_MS)
     query = Query(
@@ -102,6 +92,27 @@ def read_query(params: Sequence[tuple[str, str]], now_ms: int) -> Query:
     )
     _check(query)
     return query
+
+
+class Span(NamedTuple):
+    """A stretch of time cut into intervals. Times in ms, from_ms included, to_ms not."""
+
+    from_ms: int
+    to_ms: int
+    interval: str
+
+
+def read_span(params: Sequence[tuple[str, str]], now_ms: int) -> Span:
+    """Return the stretch that a query string asks for; without times, the last 24 hours by the hour.
+
+    Raises Problem 422 naming the parameter and what was expected.
+    """
+    given = _given(params, {"from", "to", "interval"})
+    to_ms = _time(given, "to", now_ms)
+    from_ms = _time(given, "from", to_ms - DAY_MS)
+    interval = _one_of(given, "interval", "hour", [name for name in INTERVALS if name != "all"])
+    _check_span(from_ms, to_ms, interval)
+    return Span(from_ms, to_ms, interval)
 
 
 def sql_of(query: Query) -> tuple[str, dict[str, object]]:
@@ -179,15 +190,34 @@ def _check(query: Query) -> None:
     if names is None:
         together = "; ".join(" and ".join(names) for names in KIND_DIMENSIONS.values())
         raise _wrong("dimensions", f"{', '.join(sorted(asked))} are not counted together; expected any of {together}")
-    if not query.from_ms < query.to_ms:
-        raise _wrong("from", f"{query.from_ms} is not before to = {query.to_ms}")
-    width_ms = INTERVALS[query.interval][1]
-    if width_ms and (query.to_ms - query.from_ms) // width_ms > BUCKETS_MAX:
-        raise _wrong("interval", f"{query.interval}: more than {BUCKETS_MAX} of them; expected a longer one")
+    _check_span(query.from_ms, query.to_ms, query.interval)
     if "visitors" in query.metrics and (query.interval != "minute" or set(query.dimensions) != set(names)):
         raise _wrong(
             "metrics", "visitors do not add up over time; expected interval=minute and both dimensions of one report"
         )
+
+
+def _check_span(from_ms: int, to_ms: int, interval: str) -> None:
+    if not from_ms < to_ms:
+        raise _wrong("from", f"{from_ms} is not before to = {to_ms}")
+    width_ms = INTERVALS[interval][1]
+    if width_ms and (to_ms - from_ms) // width_ms > BUCKETS_MAX:
+        raise _wrong("interval", f"{interval}: more than {BUCKETS_MAX} of them; expected a longer one")
+
+
+def _given(params: Sequence[tuple[str, str]], known: set[str]) -> dict[str, str]:
+    """Return a query string's values by name, each given once, known and of a length that we take."""
+    given: dict[str, str] = {}
+    for name, value in params:
+        if name in given:
+            raise _wrong(name, "expected once")
+        given[name] = value
+    for name, value in given.items():
+        if name not in known:
+            raise _wrong(name, f"unknown parameter; expected one of {', '.join(sorted(known))}")
+        if len(value) > VALUE_CHARS_MAX:
+            raise _wrong(name, f"expected at most {VALUE_CHARS_MAX} characters")
+    return given
 
 
 def _one_of(given: Mapping[str, str], name: str, default: str, allowed: Sequence[str]) -> str:

@@ -6,29 +6,32 @@ Starts without a broker, a warehouse or any profile, and answers decisions from 
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
-import threading
 from typing import Any, Final
 
 import uvloop
 
 from pipeline.collector.buffer import BlockWriter
-from pipeline.delivery.app import Delivery, Front
+from pipeline.delivery.app import Delivery
 from pipeline.delivery.guard import check_exposed
 from pipeline.delivery.log import Pen
 from pipeline.delivery.memory import Memory
+from pipeline.delivery.published import Published
+from pipeline.delivery.purse import Purse
 from pipeline.delivery.spool import Spool
+from pipeline.delivery.till import Till
 from pipeline.edge import metrics
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.edge.clock import now_ms
+from pipeline.edge.ending import watch
 from pipeline.edge.follow import Follower
 from pipeline.edge.heap import settle
 from pipeline.edge.listen import need_free
 from pipeline.edge.secret import key_of
 from pipeline.http.limits import Limits
 from pipeline.http.server import Server
+from pipeline.rest.front import Front
 from pipeline.settings import Settings
 from schemas.topics import MODELS, PROFILES
 
@@ -58,13 +61,17 @@ async def serve(settings: Settings) -> int:
     spool = Spool(settings.data_dir / "spool") if settings.spool else None
     pen = Pen(writer, settings.partitions, settings.decisions_kept_max, mask_key, spool)
     warehouse = Warehouse.from_url(settings.warehouse_url, WAREHOUSE_TIMEOUT_S)
-    delivery = Delivery(settings, memory, pen, warehouse, signing_key)
-    server = Server(Front(delivery, settings.buffer_bytes_max), Limits(settings.body_bytes_max))
+    purse = Purse(settings)
+    published = Published(settings, memory, Till(purse), mask_key)
+    delivery = Delivery(settings, memory, pen, warehouse, signing_key, published)
+    front = Front(delivery.served(), delivery.guard.admit, settings.buffer_bytes_max)
+    server = Server(front, Limits(settings.body_bytes_max))
     stopping, broken = asyncio.Event(), asyncio.Event()
-    _watch(loop, stopping, broken)
+    watch(loop, stopping, broken)
     writer.start()
     pen.resend(now_ms(), settings.dedupe_window_ms // 2)
-    follower.start()
+    for reader in (follower, purse, published):
+        reader.start()
     await server.start(settings.host, settings.delivery_port)
     waiting: list[asyncio.Task[object]] = [loop.create_task(event.wait()) for event in (stopping, broken)]
     waiting.append(loop.create_task(_settle_when_loaded(memory, stopping)))
@@ -78,7 +85,8 @@ async def serve(settings: Settings) -> int:
     landed = await writer.close(min(DRAIN_S, settings.ack_timeout_ms / 1_000))
     if spool is not None:
         spool.close()
-    await asyncio.gather(*(loop.run_in_executor(None, stop) for stop in (follower.stop, warehouse.close)))
+    stops = (follower.stop, published.stop, purse.stop, warehouse.close)
+    await asyncio.gather(*(loop.run_in_executor(None, stop) for stop in stops))
     log.info("delivery stopped")
     if writer.refused.done():
         raise writer.refused.result()
@@ -91,18 +99,6 @@ async def _settle_when_loaded(memory: Memory, stopping: asyncio.Event) -> None:
         await asyncio.sleep(LOOK_S)
     settle()
     await stopping.wait()
-
-
-def _watch(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event, broken: asyncio.Event) -> None:
-    """Set `stopping` at a signal, `broken` when a thread ends by a bug: it must not go on unnoticed."""
-
-    def thread_failed(failure: threading.ExceptHookArgs) -> None:
-        log.critical("thread %s ended", failure.thread.name if failure.thread else "?", exc_info=failure.exc_value)
-        loop.call_soon_threadsafe(broken.set)
-
-    threading.excepthook = thread_failed
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
 
 
 def run(settings: Settings) -> int:

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -14,15 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pipeline import status as books
 from pipeline import up
 from pipeline.demo.ads import AdReplay, AdRow, Earned, read_log
+from pipeline.demo.campaigns import Visitors, campaigns, visits_expected
 from pipeline.demo.probe import Prober
-from pipeline.demo.summary import Result, show
+from pipeline.demo.summary import Result, show, verdict
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.edge.clock import now_ms
 from pipeline.errors import EmbeddedError
+from pipeline.experiments import from_warehouse
 from pipeline.replay.formats import Recorded, read
 from pipeline.replay.sender import Sender, Sent, Target, paced
 from pipeline.replay.service import shift_of
 from pipeline.settings import Settings
+from schemas.experiment import Experiment
 
 CLICKSTREAM = "rees46-2019-Oct-first-17434.csv.gz"
 AD_LOG = "open-bandit-random-men.csv.gz"
@@ -103,11 +107,20 @@ async def _replay(settings: Settings, console: Console, stop: threading.Event, r
         sent, earned = await _both(sender, clicks, ad_replay)
         done.set()
         latencies = await probing
+        visits_bar = bars.add_task("campaigns (simulated visitors)", total=visits_expected())
+        campaigned = await Visitors(settings, KEY, console, lambda: bars.advance(visits_bar)).run()
         drain_bar = bars.add_task("waiting for the last row", total=None)
         status = await asyncio.to_thread(books.drained, settings, DRAIN_S, stop.is_set)
         bars.update(drain_bar, total=1, completed=1)
         counts = await asyncio.to_thread(_counts, warehouse)
-    return Result(sent, earned, latencies, status, counts, time.monotonic() - began_s)
+        tested = await asyncio.to_thread(_tested, settings)
+    return Result(sent, earned, latencies, campaigned, tested, status, counts, time.monotonic() - began_s)
+
+
+def _tested(settings: Settings) -> str:
+    """Return what `herald experiments analyse --from warehouse` says of the demo's test, in one line."""
+    experiment = Experiment.model_validate(campaigns(datetime.now(UTC))["experiments"][0])
+    return verdict(from_warehouse(settings, experiment))
 
 
 def _load(rows_max: int | None) -> tuple[list[Recorded], list[AdRow]]:

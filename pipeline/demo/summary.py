@@ -7,18 +7,23 @@ from rich.table import Table
 
 from pipeline.core.books import total
 from pipeline.demo.ads import Earned
+from pipeline.demo.campaigns import BUDGET_IMPRESSIONS, BUDGETED, FLIGHT_S, Campaigned
 from pipeline.demo.probe import Latencies, quantile
+from pipeline.experiments import Answer
+from pipeline.money import MICROS, LineMoney
 from pipeline.replay.sender import Sent
 from pipeline.status import Status
 
 
 @dataclass(frozen=True)
 class Result:
-    """Everything that the summary says. counts: rows in the warehouse by kind."""
+    """Everything that the summary says. tested: of the A/B test. counts: rows in the warehouse by kind."""
 
     sent: Sent
     earned: Earned
     latencies: Latencies
+    campaigned: Campaigned
+    tested: str
     status: Status
     counts: dict[str, int]
     seconds: float
@@ -28,6 +33,7 @@ class Result:
         """Events that were handed in over HTTP, repeats included; each has one decided fate."""
         earned = self.earned
         replayed = self.sent.events + self.sent.repeated
+        replayed += self.campaigned.events
         return replayed + self.latencies.sent + earned.decisions + 2 * earned.rows + earned.clicks
 
     @property
@@ -44,6 +50,7 @@ class Result:
             and books.received >= self.events_given
             and counts["events"] == books.stored
             and counts["session_events"] == counts["visitor_events"]
+            and self.campaigned.paid <= BUDGET_IMPRESSIONS
         )
 
 
@@ -79,6 +86,7 @@ def show(result: Result, addresses: list[tuple[str, str]], console: Console) -> 
         table.add_row(*row)
     console.print(table)
     _show_learning(result.earned, console)
+    _show_campaigns(result, console)
     _show_latencies(result, console)
     verdict = "the books balance" if result.status.is_balanced and result.agrees else "the books do NOT balance"
     style = "green" if result.status.is_balanced and result.agrees else "red"
@@ -101,6 +109,48 @@ def _show_learning(earned: Earned, console: Console) -> None:
     )
     if low < uniform < high:
         console.print("  no difference can be shown: so few clicks cannot rank 34 items", style="dim")
+
+
+def verdict(answer: Answer) -> str:
+    """Return what came of a test of two variants by one metric, in one line."""
+    if answer.analysis.refusals:
+        return answer.analysis.refusals[0].text
+    effect = answer.analysis.effects[0]
+    low, high = effect.found.interval.low, effect.found.interval.high
+    return (
+        f"{effect.variant} {effect.mean:.1%} of {effect.visitors} visitors clicked, "
+        f"{answer.experiment.baseline} {effect.control_mean:.1%} of {effect.control_visitors}: "
+        f"{effect.found.difference:+.1%} ({low:+.1%} to {high:+.1%}), {effect.verdict.value.replace('_', ' ')}"
+    )
+
+
+def _show_campaigns(result: Result, console: Console) -> None:
+    found, money = result.campaigned, result.status.money
+    share = found.held_out / found.visits if found.visits else 0.0
+    by = [max((paid for at, paid in found.spent if at <= share), default=0) for share in (0.25, 0.5, 0.75)]
+    sold = (
+        f"{found.paid} of {BUDGET_IMPRESSIONS} impressions sold in {FLIGHT_S:.0f} s; after a quarter, a half and three "
+        f"quarters of the time {by[0]}, {by[1]} and {by[2]}"
+    )
+    lines = [
+        ("campaigns", f"shown {found.published_ms:.0f} ms after their import; {found.visits:,} simulated visitors"),
+        ("A/B test of the bandit", result.tested),
+        ("hold-out", f"{share:.1%} of the visitors saw no campaign (5 % by default)"),
+        ("budget", sold),
+        ("stock", f"not shown any more {found.closed_ms:.0f} ms after its goods had run out"),
+        *(("books of money", _booked(row)) for row in money if row.line_id == BUDGETED),
+    ]
+    console.print()
+    for what, said in lines:
+        console.print(f"[bold]{what:<24}[/]{said}", highlight=False, soft_wrap=True)
+
+
+def _booked(row: LineMoney) -> str:
+    reserved, settled, released, still_open = (
+        one.micros / MICROS for one in (row.reserved, row.settled, row.released, row.open)
+    )
+    said = "they balance" if row.is_balanced else "they do NOT balance"
+    return f"{reserved:.3f} reserved = {settled:.3f} settled + {released:.3f} released + {still_open:.3f} open: {said}"
 
 
 def _show_latencies(result: Result, console: Console) -> None:

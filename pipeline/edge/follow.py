@@ -24,6 +24,7 @@ from schemas.topics import Topic
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+RECONNECT_MS_MAX = 1_000  # kafka-python waits up to 30 s: so long a broker that is back would stay unread
 POLL_MS, IDLE_POLL_MS = 100, 500
 RECORDS_MAX = 50  # between two polls: short runs, so that other threads get their turn
 FETCH_BYTES = 524_288  # of a partition at once; more only makes the memory peak while reading
@@ -92,7 +93,10 @@ class Follower:
             consumer = None
             try:
                 consumer = edge.consumer(
-                    self._settings, max_partition_fetch_bytes=FETCH_BYTES, fetch_max_bytes=4 * FETCH_BYTES
+                    self._settings,
+                    max_partition_fetch_bytes=FETCH_BYTES,
+                    fetch_max_bytes=4 * FETCH_BYTES,
+                    reconnect_backoff_max_ms=RECONNECT_MS_MAX,
                 )
                 self._follow(consumer)
             except (KafkaError, OSError) as error:

@@ -1,6 +1,7 @@
 """Every metric: one entry here makes the metric, its documentation and its place on the dashboard.
 
-Labels are few and closed; nothing that a user sends becomes a label. Beside our own, every process tells of itself:
+Labels are few and closed; nothing that a visitor sends becomes a label (placements and creatives are those that
+marketers have published, up to a bound). Beside our own, every process tells of itself:
 memory, CPU, open files, when it started (see PROCESS_METRICS).
 """
 
@@ -92,6 +93,25 @@ LATE = _counter(
 )
 UNKNOWN_DECISIONS = _counter("herald_unknown_decisions_total", "rewards for a decision unknown, expired or paid before")
 BAD_DECISIONS = _counter("herald_bad_decisions_total", "decision events whose log could not be read: never learnt from")
+LESSONS = _counter(
+    "herald_lessons_total",
+    "outcomes for linear models: line = learnt, arms_full = without sums of the action's own, restarted = actions that"
+    " had changed and were started anew; bad, other_space, placements_full = not learnt",
+    "result",
+)
+MONEY_RESERVATIONS = _counter(
+    "herald_money_reservations_total",
+    "choices that cost something, by what became of them; bots and stale (recorded too late) are among the released,"
+    " late (paid for after the release) is not billed; repeated: of a decision logged twice; stock_full: of no money",
+    "column",
+    "pays_for",
+)
+MONEY_BOOKS = _gauge(
+    "herald_money_books_micros",
+    "the books of money of a partition, a column at a time, in millionths: reserved = settled + released + open",
+    "partition",
+    "column",
+)
 LAG_BLOCKS = _gauge(
     "herald_lag_blocks",
     "blocks that the stage has still to apply, of partitions it owns",
@@ -133,6 +153,14 @@ USABLE_SECONDS = _histogram(
     "herald_event_to_decision_seconds", "event received -> its visitor's profile usable in a decision"
 )
 MODEL_AGE = _gauge("herald_model_age_seconds", "now - the block time of the newest outcome in the models in use")
+ARM_PROBABILITY = _gauge(
+    "herald_arm_probability", "share of decisions that a published creative gets, in a placement", "placement", "arm"
+)
+ARM_REWARD = _gauge(
+    "herald_arm_reward", "reward that is expected of one, with the prior; bound: mean, low and high of 95 %",
+    "placement", "arm", "bound",
+)  # fmt: skip
+ARM_TRIALS = _gauge("herald_arm_trials", "how often one was shown, machines left out", "placement", "arm")
 PROFILES = _gauge("herald_profiles", "profiles in delivery's memory")
 REWARDS = _counter("herald_rewards_total", "rewards, impressions and clicks taken by delivery", "kind", "result")
 DECISIONS_UNLOGGED = _counter(
@@ -144,6 +172,20 @@ RECORDS_RESENT = _counter(
     "result",
 )
 SPOOL_FAILURES = _counter("herald_spool_failures_total", "records that the disk refused: a kill would lose them")
+
+# Campaigns
+CAMPAIGN_CHANGES = _counter("herald_campaign_changes_total", "changes of the marketer's objects", "kind", "what")
+CAMPAIGN_PUBLISH_SECONDS = _histogram("herald_campaign_publish_seconds", "an object changed -> the topic has it")
+CAMPAIGNS_UNPUBLISHED = _gauge("herald_campaigns_unpublished", "changes that the topic is still to be told of")
+
+LEASE_SECONDS = _histogram("herald_lease_seconds", "one talk with the lease store: leases asked for and given back")
+LEASES = _counter(
+    "herald_leases_total",
+    "leases of money by what became of the asking: granted, refused (nothing left), behind (the spend stage's news is"
+    " still to be read), failed (the store did not answer)",
+    "result",
+)
+LEASED_MICROS = _gauge("herald_leased_micros", "money leased by this process and not reserved yet, in millionths")
 
 # Whole
 BOOKS_MISSING = _gauge(

@@ -33,7 +33,7 @@ class Stand(NamedTuple):
 
 
 def _settings(folder: str, **changed: object) -> Settings:
-    port, controller, clickhouse, collector, delivery = free_ports(5)
+    port, controller, clickhouse, collector, delivery, campaigns = free_ports(6)
     return load(
         data_dir=Path(folder),
         kafka_port=port,
@@ -41,6 +41,7 @@ def _settings(folder: str, **changed: object) -> Settings:
         clickhouse_port=clickhouse,
         collector_port=collector,
         delivery_port=delivery,
+        campaigns_port=campaigns,
         metrics_port=_free_run(len(STAGES)),
         log_level=QUIET,
         **changed,

@@ -16,13 +16,15 @@ from pipeline.parts import STAGES
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 COMPOSE = ROOT / "docker-compose.yml"
-PARTS = ("collector", *STAGES, "delivery")
+PARTS = ("collector", *STAGES, "delivery", "campaigns")
 FILLED_IN = {
     "HERALD_WRITE_KEYS": "k1=shop",
     "HERALD_DELIVERY_KEYS": "d1",
+    "HERALD_CAMPAIGNS_KEYS": "ann=a1",
     "HERALD_MASK_SECRET": "m" * 64,
     "HERALD_SIGNING_SECRET": "s" * 64,
     "CLICKHOUSE_PASSWORD": "c1",
+    "POSTGRES_PASSWORD": "p1",
     "GRAFANA_PASSWORD": "g1",
 }
 

@@ -20,7 +20,8 @@ from tests.deploy.rig import COMPOSE, DEPLOY, FILLED_IN, PARTS, ROOT, compose_fi
 OF_THE_CLICKHOUSE_IMAGE = {
     "CLICKHOUSE_DB", "CLICKHOUSE_USER", "CLICKHOUSE_PASSWORD", "CLICKHOUSE_DEFAULT_ACCESS_MANAGEMENT",
 }  # fmt: skip
-"""What the entry point of its image reads, by the image's own description."""
+OF_THE_POSTGRES_IMAGE = {"POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"}
+"""What the entry points of their images read, by the images' own descriptions."""
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +131,7 @@ def test_every_part_has_a_service_that_runs_it_on_its_port(compose: dict[str, An
     commands = {part.name: part.arguments for part in services(settings)}
     ports = {stage: metrics_port(settings, stage) for stage in STAGES}
     ports |= {"collector": settings.collector_port, "delivery": settings.delivery_port}
+    ports |= {"campaigns": settings.campaigns_port}
     assert set(commands) == set(PARTS)
     for name in PARTS:
         service = compose["services"][name]
@@ -151,7 +153,8 @@ def test_every_variable_is_one_that_its_program_reads(compose: dict[str, Any]) -
     assert all(re.match(r"GF_[A-Z]+_[A-Z_]+$", name) for name in compose["services"]["grafana"]["environment"])
     assert set(ours(compose)) == {"setup", *PARTS, "auditor"}
     with_variables = {name for name, one in compose["services"].items() if one.get("environment")}
-    assert with_variables == {*ours(compose), "kafka", "clickhouse", "grafana"}
+    assert with_variables == {*ours(compose), "kafka", "clickhouse", "postgres", "grafana"}
+    assert set(compose["services"]["postgres"]["environment"]) == OF_THE_POSTGRES_IMAGE
 
 
 @pytest.mark.parametrize("name", ["collector", "aggregate", "auditor", "delivery"])
@@ -173,11 +176,12 @@ def test_a_secret_reaches_only_the_parts_that_need_it(compose: dict[str, Any]) -
     assert holders["HERALD_MASK_SECRET"] == {"collector", "delivery"}
     assert holders["GRAFANA_PASSWORD"] == {"grafana"}
     assert holders["CLICKHOUSE_PASSWORD"] == {"clickhouse", "setup", "aggregate", "auditor", "delivery"}
+    assert holders["POSTGRES_PASSWORD"] == {"postgres", "delivery", "campaigns"}
 
 
 def test_nothing_is_published_beyond_this_machine(compose: dict[str, Any]) -> None:
     published = [port for service in compose["services"].values() for port in service.get("ports", [])]
-    assert len(published) == 4
+    assert len(published) == 5
     assert all(port.startswith("127.0.0.1:") for port in published)
 
 

@@ -213,6 +213,7 @@ def test_prometheus_scrapes_every_part_where_compose_runs_it() -> None:
     settings = load()
     ports = {stage: metrics_port(settings, stage) for stage in STAGES}
     ports |= {"collector": settings.collector_port, "delivery": settings.delivery_port}
+    ports |= {"campaigns": settings.campaigns_port}
     ports |= {"auditor": settings.auditor_metrics_port}
     assert found == {part: [f"{part}:{port}"] for part, port in ports.items()}
     assert all((DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"])

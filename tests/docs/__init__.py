@@ -19,6 +19,7 @@ def files() -> dict[Path, str]:
     found = {FOLDER / name: text for name, text in pages.all_pages().items()}
     found |= {FOLDER / "json" / name: text for name, text in contracts.all_schemas().items()}
     found[FOLDER / "openapi.json"] = contracts.openapi()
+    found[FOLDER / "openapi-campaigns.json"] = contracts.openapi_of_campaigns()
     found[README] = fill(README.read_text("utf-8"))
     return found
 

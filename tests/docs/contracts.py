@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pipeline.campaigns import routes as campaigns
 from pipeline.collector.segment import SHORT_KINDS
 from pipeline.core.adapt import SECOND_NAMES, SEGMENT_CAMPAIGN, SEGMENT_PROPERTIES
 from pipeline.delivery.routes import ROUTES, document
@@ -26,10 +27,15 @@ def openapi() -> str:
     return _text(document())
 
 
+def openapi_of_campaigns() -> str:
+    """Return the campaigns' OpenAPI document, as their /openapi.json serves it."""
+    return _text(campaigns.document())
+
+
 def all_schemas() -> dict[str, str]:
     """Return each JSON Schema: file name -> text."""
     made = {"incoming": INCOMING.json_schema(), "segment-batch": segment_batch()}
-    for route in ROUTES:
+    for route in (*ROUTES, *campaigns.ROUTES):
         if route.takes is not None:
             made[_file_name(route.takes)] = route.takes.model_json_schema(mode="validation")
         if route.gives is not None:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Mapping
 
+import click
 from click.testing import CliRunner
 
+from pipeline.campaigns import routes as campaigns
 from pipeline.cli import main
 from pipeline.collector.app import ROUTES, SETTINGS_ROUTE
 from pipeline.collector.pixel import KEYS
@@ -17,15 +19,17 @@ from pipeline.core.adapt import (
     SNOWPLOW_TYPES,
 )
 from pipeline.core.event_names import NAMES
+from pipeline.core.policies import MEANINGS
 from pipeline.delivery import routes as delivery
 from pipeline.edge import metrics
 from pipeline.settings import Settings
 from pipeline.settings import table as settings_table
-from schemas import block, model, outcome, profile, session, state
+from schemas import block, linear, model, outcome, profile, session, state
 from schemas.ddl import create
 from schemas.event import Collected, Context, DropReason, Event, EventFlag, EventType, Refused
 from schemas.tables import TABLES
-from schemas.topics import DAY_MS, KEEP, TOPICS
+from schemas.topics import DAY_MS, KEEP, TOPICS, Topic
+from tests.docs import audience
 from tests.docs.structs import column_meanings, fields, struct_section, table
 from tests.docs.words import FLAGS, REASONS, TYPES
 
@@ -44,6 +48,7 @@ def all_pages() -> dict[str, str]:
         "metrics.md": metrics_page,
         "settings.md": settings,
         "commands.md": commands,
+        "audiences.md": audience.page,
     }
     return {name: MADE + make().strip() + "\n" for name, make in made.items()}
 
@@ -54,6 +59,7 @@ def readme_blocks() -> dict[str, str]:
         "help": f"```\n{help_of()}\n```",
         "collector": _routes(),
         "delivery": _delivery_routes(),
+        "campaigns": _campaign_routes(),
         "pixel": _pixel(),
     }
 
@@ -74,8 +80,10 @@ All of this is made from the code by `make docs`; a test fails when it is not cu
 - [events.md](events.md): what the collector takes, event types, fields, refusals, flags, the pixel's keys
 - [blocks.md](blocks.md): what travels in Kafka, field by field
 - [topics.md](topics.md), [tables.md](tables.md): every topic; every table with its DDL
+- [audiences.md](audiences.md): what an audience may ask about, and how
 - [metrics.md](metrics.md), [settings.md](settings.md), [commands.md](commands.md)
-- [openapi.json](openapi.json): delivery's HTTP interface; [json/](json): JSON Schema of what comes in and goes out
+- [openapi.json](openapi.json): delivery's HTTP interface; [openapi-campaigns.json](openapi-campaigns.json): that of
+  the campaigns; [json/](json): JSON Schema of what comes in and goes out
 """
 
 
@@ -86,6 +94,15 @@ def _routes() -> str:
 
 def _delivery_routes() -> str:
     rows = [(route.method, f"`{route.path.replace(':path', '')}`", route.meaning) for route in delivery.ROUTES]
+    return table(rows, "method", "path", "what it is")
+
+
+def _campaign_routes() -> str:
+    """One kind's addresses stand for all."""
+    rows = []
+    for route in (*campaigns.routes_of("lines"), *campaigns.COMMON):
+        meaning = route.meaning.replace("a line", "an object").replace("lines", "objects")
+        rows.append((route.method, f"`{route.path.replace('lines', '{kind}')}`", meaning))
     return table(rows, "method", "path", "what it is")
 
 
@@ -171,7 +188,8 @@ def blocks() -> str:
         block.CollectedBlock, Context, Collected, block.EventBlock, block.Totals, block.RefusedBlock, Refused,
         block.SessionBlock, session.SessionRow, session.Session, block.OutcomeBlock, outcome.Outcome, outcome.Choice,
         outcome.DecisionLog, state.StateRecord, profile.VisitorState, profile.Profile, outcome.OpenDecision,
-        model.PlacementModel, model.ArmStatistics,
+        model.PlacementModel, model.ArmStatistics, linear.LinearJournal, linear.LinearLine, linear.LinearArm,
+        linear.LinearWatch,
     )  # fmt: skip
     head = f"""# Blocks
 
@@ -187,21 +205,24 @@ readable. Headers: `rows` (events in the block), `crc` (of the value), and after
 
 def topics() -> str:
     """Every topic."""
-    rows = [
-        (f"`{topic.name}`", topic.meaning, topic.writer, f"`{topic.record}`", _kept(topic.retention_ms))
-        for topic in TOPICS
-    ]
+    rows = [(f"`{topic.name}`", topic.meaning, topic.writer, f"`{topic.record}`", _kept(topic)) for topic in TOPICS]
     head = """# Topics
 
 Every topic has `HERALD_PARTITIONS` partitions, and an event keeps its partition on all of them: that of the visitor's
 id (crc32). `herald topics --apply` makes them; `HERALD_TOPIC_PREFIX` goes before each name, from the second
 `HERALD_GENERATION` on followed by `g2-`.
+
+`campaigns` holds objects, not events: JSON under the key `kind/id`, all in partition 0, compacted. Its truth is the
+relational store of `herald campaigns serve`, which sends again whatever the topic lacks: so a backup holds the store
+and not the topic, and `herald repartition` has nothing of it to copy.
 """
     return f"{head}\n{table(rows, 'topic', 'meaning', 'writer', 'record', 'kept')}"
 
 
-def _kept(retention_ms: int) -> str:
-    return "until the stage trims it" if retention_ms == KEEP else f"{retention_ms // DAY_MS} days"
+def _kept(topic: Topic) -> str:
+    if topic.is_compacted:
+        return "the newest record of each key"
+    return "until the stage trims it" if topic.retention_ms == KEEP else f"{topic.retention_ms // DAY_MS} days"
 
 
 def tables() -> str:
@@ -240,11 +261,23 @@ def settings() -> str:
 Environment variables, read once at start. An unknown or wrong one stops the start with its name, value and what was
 expected. `herald settings` prints them with the values in use.
 
-{table(rows, "setting", "default", "meaning")}"""
+{table(rows, "setting", "default", "meaning")}
+
+## Policies
+
+For `HERALD_POLICY_DEFAULT` and `HERALD_POLICY_PLACEMENTS`. A placement may change its policy at any time; a linear one
+learns from the decisions that were made since.
+
+{table([(f"`{name}`", meaning) for name, meaning in MEANINGS.items()], "policy", "what for")}"""
 
 
 def commands() -> str:
     """The help of every command."""
-    names = sorted(main.commands)
-    parts = [f"## herald {name}\n\n```\n{help_of(name)}\n```\n" for name in names]
+    paths = [(name, *more) for name, found in sorted(main.commands.items()) for more in [(), *_below(found)]]
+    parts = [f"## herald {' '.join(path)}\n\n```\n{help_of(*path)}\n```\n" for path in paths]
     return "\n".join([f"# Commands\n\n```\n{help_of()}\n```\n", *parts])
+
+
+def _below(command: click.Command) -> list[tuple[str, ...]]:
+    """Return the names of a group's own commands."""
+    return [(name,) for name in sorted(command.commands)] if isinstance(command, click.Group) else []

@@ -114,7 +114,7 @@ class Whole(Running):
 
 def settings_on_free_ports(folder: Path, **settings: object) -> Settings:
     """Return settings with which everything can run in this folder, beside others."""
-    kafka, controller, clickhouse, collector, delivery = free_ports(5)
+    kafka, controller, clickhouse, collector, delivery, campaigns = free_ports(6)
     return load(
         data_dir=folder,
         kafka_port=kafka,
@@ -123,7 +123,8 @@ def settings_on_free_ports(folder: Path, **settings: object) -> Settings:
         clickhouse_port=clickhouse,
         collector_port=collector,
         delivery_port=delivery,
-        metrics_port=free_run(6),
+        campaigns_port=campaigns,
+        metrics_port=free_run(7),
         **settings,
     )
 

@@ -70,7 +70,7 @@ def test_status_shows_books_lag_and_parts(running: Up) -> None:
         assert text in shown.stdout
     found = json.loads(herald("status", "--json", env=running.env).stdout)
     assert found["balanced"] is True
-    assert set(found["lag"]) == {"clean", "sessionise", "profile", "learn", "aggregate"}
+    assert set(found["lag"]) == set(STAGES)
     assert found["alive"] == dict.fromkeys(found["alive"], True)
     assert [row["partition"] for row in rows_of(found)] == [0, 1, 2, 3]
 
@@ -327,6 +327,7 @@ def test_prometheus_scrapes_every_part_and_its_alerts_fire(running: Up, tmp_path
         pytest.skip("no prometheus on the path nor in HERALD_TEST_PROMETHEUS: install Prometheus (Debian: prometheus)")
     ports = {stage: running.port("METRICS", step) for step, stage in enumerate((*STAGES, "auditor"))}
     ports |= {"collector": running.port("COLLECTOR"), "delivery": running.port("DELIVERY")}
+    ports |= {"campaigns": running.port("CAMPAIGNS")}
     books = drained(running.env)
     with scraping(program, tmp_path, {part: f"127.0.0.1:{port}" for part, port in ports.items()}) as prometheus:
         prometheus.until(lambda: not prometheus.down(), "every target is up")

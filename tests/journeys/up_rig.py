@@ -16,14 +16,14 @@ from pipeline.settings import Settings, load
 from tests.journeys.rig import free_ports, free_run
 
 HERALD = str(Path(sys.executable).with_name("herald"))
-PARTS = 9  # broker, warehouse, collector, five stages, delivery
-AUDITOR = 5  # its metrics are on the port after those of the five stages
+PARTS = 11  # broker, warehouse, collector, six stages, delivery, campaigns
+AUDITOR = 6  # its metrics are on the port after those of the six stages
 START_S, STOP_S = 120.0, 60.0
 
 
 def environment(data_dir: Path, **changes: object) -> dict[str, str]:
     """Return the environment of a user without any Herald settings but a folder and free ports."""
-    kafka, controller, clickhouse, collector, delivery = free_ports(5)
+    kafka, controller, clickhouse, collector, delivery, campaigns = free_ports(6)
     ours: dict[str, object] = {
         "HERALD_DATA_DIR": data_dir,
         "HERALD_KAFKA_PORT": kafka,
@@ -32,7 +32,8 @@ def environment(data_dir: Path, **changes: object) -> dict[str, str]:
         "HERALD_CLICKHOUSE_PORT": clickhouse,
         "HERALD_COLLECTOR_PORT": collector,
         "HERALD_DELIVERY_PORT": delivery,
-        "HERALD_METRICS_PORT": free_run(6),
+        "HERALD_CAMPAIGNS_PORT": campaigns,
+        "HERALD_METRICS_PORT": free_run(7),
         "COLUMNS": 200,
         **changes,
     }

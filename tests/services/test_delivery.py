@@ -280,6 +280,25 @@ def test_a_profile_that_cannot_be_read_does_not_stop_its_visitors_decisions(
     assert answer["actions"]
 
 
+def test_a_placement_that_nobody_has_published_is_asked_for_with_actions(learnt: Service) -> None:
+    answer = learnt.http.post("/v1/decisions", json={"placement": "home"})
+    assert answer.status_code == 404
+    assert answer.json()["code"] == "unknown_placement"
+    assert "'home' is not published" in answer.json()["detail"]
+
+
+def test_nothing_stands_twice_on_one_page(learnt: Service) -> None:
+    actions = [{"id": name} for name in ("a", "b", "c")]
+    page = [{"placement": "top", "actions": actions, "count": 2}, {"placement": "foot", "actions": actions, "count": 2}]
+    answer = learnt.http.post("/v1/decisions", json={"placements": page, "visitor": "v1"}).json()
+    shown = [[action["id"] for action in one["actions"]] for one in answer["decisions"]]
+    assert [one["placement"] for one in answer["decisions"]] == ["top", "foot"]
+    assert (len(shown[0]), len(shown[1])) == (2, 1)
+    assert sorted(shown[0] + shown[1]) == ["a", "b", "c"]
+    explained = learnt.http.get(f"/v1/decisions/{answer['decisions'][1]['decision_id']}").json()
+    assert explained["excluded"] == dict.fromkeys(sorted(shown[0]), "on_page")
+
+
 def test_a_placement_may_have_a_policy_of_its_own(learnt: Service) -> None:
     answer = ask(learnt, placement="lab")
     assert (answer["policy"], answer["actions"][0]["probability"], answer["model_version"]) == ("uniform", 0.5, "")
@@ -291,7 +310,8 @@ def test_the_document_and_its_page_need_no_network(learnt: Service) -> None:
     request = found["components"]["schemas"]["DecisionRequest"]
     validator = jsonschema.Draft202012Validator({**request, "components": found["components"]})
     assert validator.is_valid({"placement": "home", "actions": [{"id": "a"}]})
-    assert not validator.is_valid({"placement": "home", "actions": []})
+    assert validator.is_valid({"placements": [{"placement": "home", "count": 2}]})
+    assert not validator.is_valid({"placement": "home", "actions": [{"id": ""}]})
     page = learnt.http.get("/docs")
     assert "default-src 'self'" in page.headers["content-security-policy"]
     assert "http" not in page.text.lower().replace("http-equiv", "")
@@ -346,7 +366,8 @@ def test_no_body_is_a_500(learnt: Service, content: bytes, headers: dict[str, st
 
 
 @pytest.mark.parametrize(("change", "where", "expected"), [
-    ({"actions": []}, "actions", "at least 1"),
+    ({"placements": [{"placement": "top"}]}, "", "either `placement` or `placements`"),
+    ({"placement": "", "placements": [{"placement": "top"}]}, "", "inside of each"),
     ({"actions": [{"id": f"a{number}"} for number in range(10_000)]}, "actions", "at most 100"),
     ({"actions": [{}]}, "actions.0.id", "required"),
     ({"actions": [{"id": ""}]}, "actions.0.id", "at least 1"),

@@ -82,8 +82,8 @@ def test_any_of_the_keys_opens(alone: Service, headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("given", "expected"), [
     ({"host": "0.0.0.0"}, "HERALD_DELIVERY_KEYS"),
-    ({"policy_default": "best"}, "epsilon_greedy, thompson, uniform"),
-    ({"policy_placements": {"home": "ucb"}}, "'ucb'"),
+    ({"policy_default": "best"}, "epsilon_greedy, "),
+    ({"policy_placements": {"home": "best"}}, "'best'"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_meant_stop_the_start(tmp_path: Path, given: dict[str, Any], expected: str) -> None:
     settings = Settings(data_dir=tmp_path, kafka_bootstrap_servers="127.0.0.1:1", delivery_port=free_port(), **given)

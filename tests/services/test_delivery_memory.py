@@ -12,9 +12,12 @@ from pipeline.core.state import StateView, StateWriter
 from pipeline.delivery.api import DecisionRequest
 from pipeline.delivery.desk import Desk
 from pipeline.delivery.log import LOG_KEYS_MAX, Pen, Sender
-from pipeline.delivery.memory import REFRESH_S, STALE_MS, Memory
+from pipeline.delivery.memory import STALE_MS, Memory
 from pipeline.delivery.problems import Problem
-from pipeline.edge.clock import monotonic_s, now_ms
+from pipeline.delivery.published import Published
+from pipeline.delivery.purse import Purse
+from pipeline.delivery.till import Till
+from pipeline.edge.clock import now_ms
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 from schemas.block import partition_of
@@ -22,38 +25,14 @@ from schemas.event import Collected, Context, Event
 from schemas.model import ArmStatistics, PlacementModel
 from schemas.outcome import Choice, DecisionLog
 from schemas.profile import Profile, VisitorState
-from schemas.state import StateRecord
-from schemas.topics import MODELS, PROFILES, Topic
+from schemas.topics import MODELS, PROFILES
+from tests.services.memory_rig import change, read, refresh
 
 MICROS = 1_000_000
 
 
 def settings(**more: object) -> Settings:
     return Settings(partitions=2, **more)  # type: ignore[arg-type]
-
-
-def change(
-    version: int, entries: dict[str, msgspec.Struct], deletes: tuple[str, ...] = (), **more: object
-) -> StateRecord:
-    puts = [(key, msgspec.msgpack.encode(value)) for key, value in entries.items()]
-    return msgspec.structs.replace(
-        StateRecord("change", "o", 0, version, 0, b"", puts, list(deletes), False, now_ms()), **more
-    )
-
-
-def read(memory: Memory, topic: Topic, partition: int, *records: StateRecord) -> None:
-    """Read a partition from its beginning, as the follower does."""
-    memory.begin(topic, partition)
-    for offset, record in enumerate(records):
-        memory.take(topic, partition, record, offset)
-    memory.loaded(topic, partition)
-
-
-def refresh(memory: Memory) -> None:
-    end = monotonic_s() + REFRESH_S
-    while monotonic_s() < end:
-        pass
-    memory.pause()
 
 
 def model(**arms: int) -> PlacementModel:
@@ -171,8 +150,8 @@ def test_a_placement_without_a_model_decides_by_the_prior_of_its_own_policy() ->
 
 
 def test_a_policy_that_does_not_exist_is_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match=r"HERALD_POLICY_PLACEMENTS: home = 'ucb'.*epsilon_greedy"):
-        Memory(settings(policy_placements={"home": "ucb"}))
+    with pytest.raises(SettingsError, match=r"HERALD_POLICY_PLACEMENTS: home = 'exp3'.*epsilon_greedy"):
+        Memory(settings(policy_placements={"home": "exp3"}))
 
 
 class Tape:
@@ -245,7 +224,8 @@ REQUESTS = st.fixed_dictionaries({
 def test_every_decision_that_is_answered_is_one_that_the_clean_stage_takes(request: dict[str, object]) -> None:
     """Whatever ids, features and context were let in: the record is clean, and its log is the decision's."""
     tape = Tape()
-    desk = Desk(settings(), Memory(settings()), Pen(tape, 2, 3, b"key"), b"k")  # type: ignore[arg-type]
+    memory, pen = Memory(settings()), Pen(tape, 2, 3, b"key")  # type: ignore[arg-type]
+    desk = Desk(settings(), memory, pen, b"k", Published(settings(), memory, Till(Purse(settings())), b"0" * 16))
     try:
         asked = desk.read(DecisionRequest.model_validate(request), no_consent=False)
     except (ValidationError, Problem):

@@ -9,17 +9,22 @@ import pytest
 from delivery_rig import free_port
 
 from pipeline.core.decide import Action, Ask, Known, decide, make_id
+from pipeline.core.linear_blend import Blend, nothing
+from pipeline.core.linear_policy import LINEAR_POLICIES
 from pipeline.core.policy import EpsilonGreedy, PolicyRules
+from pipeline.core.redraw import redraw
 from pipeline.core.rollup import Chunk, Rollup
-from pipeline.core.rows import Columns, decision_columns
+from pipeline.core.rows import Columns, decision_columns, outcome_columns
+from pipeline.delivery.curves import learning, read_cells
 from pipeline.delivery.explain import Archive, explain
-from pipeline.delivery.reports import INTERVALS, KIND_DIMENSIONS, METRICS, read_query, run_query
+from pipeline.delivery.reports import INTERVALS, KIND_DIMENSIONS, METRICS, read_query, read_span, run_query
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.embedded.warehouse import EmbeddedWarehouse, WarehouseConfig
-from schemas.block import EventBlock, Origin, Totals
+from schemas.block import EventBlock, Origin, OutcomeBlock, Totals
 from schemas.ddl import create
 from schemas.event import Event, EventType
-from schemas.tables import DECISIONS, ROLLUP_MINUTE
+from schemas.outcome import Outcome
+from schemas.tables import DECISIONS, OUTCOMES, ROLLUP_MINUTE
 
 NOW_MS = 1_795_000_000_000
 MINUTE_MS = 60_000
@@ -41,7 +46,7 @@ def opened(url: str) -> Iterator[Warehouse]:
     with Warehouse.from_url(url) as admin:
         admin.execute(f"CREATE DATABASE {name}")
         with Warehouse.from_url(f"{url.rpartition('/')[0]}/{name}") as found:
-            for table in (ROLLUP_MINUTE, DECISIONS):
+            for table in (ROLLUP_MINUTE, DECISIONS, OUTCOMES):
                 for statement in create(table, 4_000):
                     found.execute(statement)
             yield found
@@ -128,3 +133,51 @@ def test_an_old_decision_is_explained_as_it_was_when_it_was_young(warehouse: War
     found = Archive(warehouse).decision(decision_id)
     assert found == explain(log, "v1", "warehouse")
     assert Archive(warehouse).decision("0" * 32) is None
+
+
+def test_a_linear_decision_comes_out_as_it_was_with_what_is_learnt_from_it_and_is_drawn_again(
+    warehouse: Warehouse,
+) -> None:
+    decision_id = make_id(NOW_MS, "v1", 8)
+    policy = LINEAR_POLICIES["linear_igw"]({}, PolicyRules(), Blend(*nothing()))
+    actions = [Action("a", features={"x": 0.5}), Action("b")]
+    log = decide(Ask("home", "v1", actions, 2, {"hour": 7}), Known(policy, "0:1"), decision_id, "seed")
+    happened = Event("e", EventType.DECISION, NOW_MS, NOW_MS, "shop", "v1", decision_id=decision_id)
+    happened.properties = msgspec.json.encode(log).decode()
+    store(warehouse, decision_columns([(Origin(0, 6), EventBlock(NOW_MS, Totals(), [0], [happened]))]))
+    found = Archive(warehouse).log(decision_id)
+    assert found is not None
+    assert found[0] == log
+    assert all(choice.lesson for choice in found[0].choices)
+    assert redraw(found[0]).differences == []
+
+
+def test_how_a_placement_has_learnt_is_read_from_what_was_shown(warehouse: Warehouse) -> None:
+    """Two arms, two hours: shares from every decision, rewards from what was seen; bots and the unseen stand aside."""
+    hour_ms, placement = 3_600_000, "learning"
+    actions, outcomes, decided = [Action("a"), Action("b")], [], []
+    for number in range(60):
+        time_ms = NOW_MS - 2 * hour_ms + number * 2 * MINUTE_MS
+        decision_id = make_id(time_ms, f"v{number}", number)
+        log = decide(
+            Ask(placement, f"v{number}", actions), Known(EpsilonGreedy({}, PolicyRules()), ""), decision_id, "s"
+        )
+        happened = Event("e", EventType.DECISION, time_ms, time_ms, "shop", f"v{number}", decision_id=decision_id)
+        happened.properties = msgspec.json.encode(log).decode()
+        decided.append(happened)
+        arm, p = log.choices[0].action_id, log.choices[0].propensity
+        seen_ms, reward = (0 if number == 7 else time_ms), 1_000_000 if arm == "a" else 0
+        named = (decision_id, arm, placement, f"v{number}", time_ms, seen_ms, 0, 0, 0, reward, p, 1, reward)
+        outcomes.append(Outcome(*named, is_bot=number == 9))
+    store(warehouse, decision_columns([(Origin(0, 9), EventBlock(NOW_MS, Totals(), [0], decided))]))
+    store(warehouse, outcome_columns([(Origin(0, 9), OutcomeBlock(NOW_MS, outcomes))]))
+    span = read_span([("from", str(NOW_MS - 3 * hour_ms)), ("interval", "hour")], NOW_MS)
+    found = learning(placement, span, read_cells(warehouse, placement, span), PolicyRules())
+    points = {curve.id: curve.points for curve in found.arms}
+    assert sum(point.trials for curve in points.values() for point in curve) == 58
+    assert {point.probability for curve in points.values() for point in curve} == {0.5}
+    assert [point.time_ms % hour_ms for point in points["a"]] == [0] * len(points["a"])
+    assert sum(point.reward for point in points["a"]) == sum(point.trials for point in points["a"])
+    assert found.regret is not None
+    assert (found.regret.best, found.regret.best_value, found.regret.decisions) == ("a", 1.0, 58)
+    assert read_cells(warehouse, "' OR 1=1 --", span) == []

@@ -401,7 +401,7 @@ def test_a_library_of_the_field_talks_to_it() -> None:
     """httpx: kept connections, streamed bodies, letters beyond ASCII."""
 
     async def run() -> None:
-        async with serving() as rig, httpx.AsyncClient(base_url=f"http://127.0.0.1:{rig.port}") as http:
+        async with serving(Limits(1_000)) as rig, httpx.AsyncClient(base_url=f"http://127.0.0.1:{rig.port}") as http:
 
             async def stream() -> Any:
                 yield b"one "

@@ -1,0 +1,83 @@
+"""What one decision is made among: actions of the request itself, or what marketers have published."""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
+
+from pipeline.core.decide import Candidate
+from pipeline.delivery.api import ActionIn, Made
+from pipeline.delivery.memory import Found
+
+ON_PAGE: Final = "on_page"
+"""Why an action falls out that stands elsewhere on the same page."""
+
+
+class Place(Protocol):
+    """One place asked for."""
+
+    @property
+    def placement(self) -> str:
+        """Which."""
+
+    @property
+    def actions(self) -> Sequence[ActionIn]:
+        """To choose from; none = what is published."""
+
+    @property
+    def exclude(self) -> Sequence[str]:
+        """Published creatives, lines and campaigns that are not wanted."""
+
+    @property
+    def only(self) -> Sequence[str]:
+        """Published creatives, lines and campaigns of which one is wanted; none = any."""
+
+    @property
+    def count(self) -> int:
+        """How many different actions, at most."""
+
+    @property
+    def made(self) -> Made | None:
+        """The choice, where somebody else has made it."""
+
+
+class Whom(NamedTuple):
+    """Whom a decision is for. visitor: "" without consent or id. cap_hint: what caps may go by then.
+
+    site: under which it is counted. missing: what the decision has to do without, as `Memory.degraded` says it.
+    """
+
+    visitor: str
+    found: Found
+    context: Mapping[str, object]
+    site: str
+    no_consent: bool = False
+    cap_hint: str = ""
+    missing: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What may be chosen, and why the rest may not.
+
+    contents: candidate id -> what to show, of published ones. fallback: what the placement shows where nothing is left.
+    context: to be logged with the decision. policy: of the experiment's variant; "" = the placement's own.
+    """
+
+    candidates: Sequence[Candidate]
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    contents: Mapping[str, dict[str, str]] = field(default_factory=dict)
+    fallback: dict[str, str] | None = None
+    context: Mapping[str, object] = field(default_factory=dict)
+    policy: str = ""
+
+    def content(self, action_id: str) -> dict[str, str] | None:
+        """What to show for an action; None where the caller knows."""
+        return self.contents.get(action_id)
+
+
+def of_request(actions: Sequence[ActionIn], page: Set[str]) -> Offer:
+    """Return a request's own actions as an offer. page: ids that stand elsewhere on the page."""
+    if not page or page.isdisjoint([action.id for action in actions]):
+        return Offer(actions)
+    excluded = {action.id: ON_PAGE for action in actions if action.id in page}
+    return Offer([action for action in actions if action.id not in page], excluded)
