@@ -23,7 +23,7 @@ from pipeline.core.profile import ProfileRules
 from pipeline.delivery.arms import show_arms
 from pipeline.delivery.memory import PROFILES_LOADING, Memory
 from pipeline.delivery.offer import Offer, Place, Whom
-from pipeline.delivery.problems import Problem
+from pipeline.delivery.problems import Problem, away
 from pipeline.delivery.till import Till
 from pipeline.edge.catalogue import Catalogue as Follower
 from pipeline.settings import Settings
@@ -72,6 +72,8 @@ class Published:
         self._objects: dict[tuple[str, str], Stored] = {}
         self._own, self._own_today = OwnShows(), OwnShows()
         self._changed, self._stopping = threading.Event(), threading.Event()
+        self._told, self._compiled_told = 0, 0  # changes heard of, and those that are in use
+        self._was_loaded = False
         self.shelf = self._compiled({})
         self._follower = Follower(settings, self.take, self.remove)
         self._thread = threading.Thread(target=self._compile, name="catalogue-compiler", daemon=True)
@@ -81,11 +83,13 @@ class Published:
     def take(self, stored: Stored) -> None:
         """Note an object as it now stands."""
         self._objects[stored.kind, stored.id] = stored
+        self._told += 1
         self._changed.set()
 
     def remove(self, kind: str, key: str) -> None:
         """Note that there is no such object."""
         self._objects.pop((kind, key), None)
+        self._told += 1
         self._changed.set()
 
     def start(self) -> None:
@@ -95,8 +99,10 @@ class Published:
 
     @property
     def is_loaded(self) -> bool:
-        """True once all that was published at the start is in use."""
-        return self._follower.is_loaded and not self._changed.is_set()
+        """True once all that was published at the start is in use; it stays true."""
+        if not self._was_loaded:
+            self._was_loaded = self._follower.is_loaded and self._compiled_told == self._told
+        return self._was_loaded
 
     def stop(self) -> None:
         """End both threads and wait for them."""
@@ -113,10 +119,11 @@ class Published:
             if self._stopping.wait(GATHER_S):
                 return
             self._changed.clear()
+            told = self._told
             shelf = self._compiled(self._objects.copy(), self.shelf.catalogue)
             self._till.publish(shelf.catalogue)
             self._memory.prefer({one.id: one.body.policy for one in shelf.catalogue.placements.values()})
-            self.shelf = shelf
+            self.shelf, self._compiled_told = shelf, told
             show_arms(shelf.catalogue, self._memory)
 
     def _compiled(self, objects: Mapping[tuple[str, str], Stored], before: Catalogue | None = None) -> Shelf:
@@ -134,8 +141,10 @@ class Published:
         return self.shelf.catalogue.placement(placement) is not None
 
     def check(self, placement: str) -> None:
-        """Raise Problem 404 where a placement is not published."""
+        """Raise Problem 404 where a placement is not published, 503 where that is not known yet."""
         if not self.knows(placement):
+            if not self.is_loaded:
+                raise away("campaigns are still being read")
             expected = "expected one that is, or actions to choose from"
             raise Problem(
                 404,

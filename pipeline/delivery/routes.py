@@ -33,7 +33,7 @@ _ROLLUP_QUERY: Final[tuple[Parameter, ...]] = (
 
 ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/decisions", "decide", "choose what to show a visitor, now: in one place or several",
-          api.DecisionRequest, api.Decided, problems=(404, *_BODY, *_KEYED), needs_key=True),
+          api.DecisionRequest, api.Decided, problems=(404, 503, *_BODY, *_KEYED), needs_key=True),
     Route("GET", "/v1/decisions/{decision_id}", "explained", "why a decision came out as it did",
           gives=api.DecisionExplained, problems=(404, 503, *_KEYED), needs_key=True),
     Route("POST", "/v1/decisions/{decision_id}/reward", "reward", "tell a decision's reward; 200 once it is stored",
@@ -58,7 +58,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("POST", "/v1/audiences/explain", "audience", "whether a visitor is in an audience, and why",
           api.AudienceQuestion, api.AudienceAnswer, problems=(404, *_BODY, *_KEYED), needs_key=True),
     Route("POST", "/api/v2", "kevel", "Kevel's: decisions for the places of a page", kevel.KevelRequest,
-          kevel.KevelAnswer, problems=(404, *_BODY, *_KEYED), needs_key=True),
+          kevel.KevelAnswer, problems=(404, 503, *_BODY, *_KEYED), needs_key=True),
     Route("GET", "/v1/profiles/{visitor:path}", "profile", "what is known of a visitor", gives=api.ProfileAnswer,
           problems=(404, 503, *_KEYED), needs_key=True),
     Route("GET", "/v1/models/{placement:path}", "model", "what a placement has learnt", gives=api.ModelAnswer,

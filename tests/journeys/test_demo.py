@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo.ads import Earned
+from pipeline.demo.campaigns import PLACES
 from tests.journeys.up_rig import environment
 
 ROWS = 400
@@ -25,9 +26,16 @@ def test_the_demo_ends_with_balanced_books_and_a_summary(tmp_path: Path) -> None
     assert figures["received"] == figures["events sent"] == figures["accepted"]
     assert figures["received"] == figures["stored"] + figures["refused"] + figures["duplicates"]
     assert figures["in flight"] == 0
-    assert figures["decisions"] == 2 * ROWS
-    assert figures["outcomes joined"] == ROWS
+    visits, rest = divmod(figures["decisions"] - 2 * ROWS, len(PLACES))
+    assert (visits > 100, rest) == (True, 0)  # each visit asks for all places of its page
+    assert figures["outcomes joined"] > ROWS
     assert "the books balance" in done.stdout
+    for what in ("A/B test of the bandit", "hold-out", "budget", "stock", "books of money"):
+        assert re.search(rf"^{what}  +\S", done.stdout, re.M), what
+    sold = re.search(r"(\d+) of 300 impressions sold", done.stdout)
+    assert sold is not None
+    assert 200 <= int(sold[1]) <= 300
+    assert "open: they balance" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
 

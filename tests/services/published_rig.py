@@ -9,9 +9,11 @@ from typing import Any
 import httpx
 import msgspec
 from delivery_rig import Service, free_port, read_collected, until
+from sqlalchemy import select
 
 from pipeline import topics
 from pipeline.campaigns.database import Database, url_of
+from pipeline.campaigns.lease_tables import LEASES
 from pipeline.edge import kafka as edge
 from pipeline.edge.clock import now_ms
 from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
@@ -77,6 +79,17 @@ class Desk:
         found = self.http.get(f"/v1/decisions/{decision_id}").json()["excluded"]
         assert isinstance(found, dict)
         return found
+
+    def leases(self) -> str:
+        """What the store has granted, and what the processes tell of it: for the message of a test that failed."""
+        told = [service.http.get("/metrics").text.splitlines() for service in self.services]
+        lines = [[line for line in one if line.startswith("herald_lease")] for one in told]
+        database = Database(url_of(self.settings))
+        try:
+            with database.reading() as connection:
+                return f"{connection.execute(select(LEASES)).all()}; {lines}"
+        finally:
+            database.close()
 
     def collected(self) -> list[dict[str, Any]]:
         """All events that delivery wrote, with their visitor."""

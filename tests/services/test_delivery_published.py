@@ -104,7 +104,10 @@ def test_a_limit_of_ten_is_never_passed_by_two_processes_at_once(desk: Desk) -> 
             shown.extend([answer["decision_id"]] * len(answer["actions"]))
         return len(shown) >= 10
 
-    until(all_shown, "all ten", timeout_s=30)
+    try:
+        until(all_shown, "all ten", timeout_s=60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {len(shown)} shown; {desk.leases()}") from error
     again = [desk.shown("ten", f"more{at}", at=at % 2) for at in range(100)]
     assert (len(shown), again) == (10, [[]] * 100)
     assert desk.why("ten", "v") == {"ten-1": "budget"}
