@@ -57,7 +57,11 @@ class Desk:
             self.publish("creatives", **body)
         self.publish("placements", id=name, name=name, fallback=FALLBACK)
         for at in range(len(self.services)):
-            until(lambda at=at: self.ask(name, "nobody-yet", at, wait=True).status_code == 200, f"{name} published")
+            until(lambda at=at: self.is_asked(name, at), f"{name} published")
+
+    def is_asked(self, name: str, at: int) -> bool:
+        """Say whether a process knows a placement, with a question that nothing can be shown to, or paid for."""
+        return self.ask(name, "nobody", at, wait=True, exclude=[f"{name}-c"]).status_code == 200
 
     def line(self, name: str, status: Status = Status.PUBLISHED, **more: Any) -> None:
         self.publish(
