@@ -1,8 +1,8 @@
 """What of a placement's creatives may be shown now, to this visitor; and of each other one the first reason why not.
 
-The order is: what is paused, audience, schedule, consent, caps, stock, budget and pacing, what is on the page already;
-and of the lines that are left, only those of the highest priority. What may be shown goes to the policy; the reasons go
-into the decision's log.
+The order is: what is paused, what the request leaves out, audience, schedule, consent, caps, stock, budget and pacing,
+what is on the page already; and of the lines that are left, only those of the highest priority. What may be shown goes
+to the policy; the reasons go into the decision's log.
 """
 
 from collections.abc import Collection, Sequence
@@ -20,6 +20,7 @@ class Reason(StrEnum):
 
     HOLDOUT = "holdout"
     PAUSED = "paused"
+    UNWANTED = "unwanted"
     AUDIENCE = "audience"
     SCHEDULE = "schedule"
     CONSENT = "consent"
@@ -34,6 +35,7 @@ class Reason(StrEnum):
 MEANINGS: Final = {
     Reason.HOLDOUT: "the visitor is held out: nothing of any campaign is shown, so that its effect can be measured",
     Reason.PAUSED: "it, its line, campaign or advertiser is paused; detail: which",
+    Reason.UNWANTED: "the request leaves it out, its line or its campaign",
     Reason.AUDIENCE: "the visitor is not in the line's audience",
     Reason.SCHEDULE: "the line or the campaign is not open now; detail: which",
     Reason.CONSENT: "without consent, it would be shown by what is known of the visitor (`audience`), or could not be "
@@ -96,6 +98,7 @@ class Visit:
     caps: None where nothing can be counted (profiles not read yet; no consent, and no key for the day): then nothing is
     shown that has a cap.
     on_page: creatives, lines_on_page: lines, already chosen for other placements of the same request.
+    exclude, only: ids of creatives, lines and campaigns that the request leaves out, or wants one of (empty = any).
     """
 
     facts: Facts
@@ -105,6 +108,8 @@ class Visit:
     budget: BudgetView = PLENTY
     on_page: Collection[str] = frozenset()
     lines_on_page: Collection[str] = frozenset()
+    exclude: Collection[str] = ()
+    only: Collection[str] = ()
 
 
 class Eligible(NamedTuple):
@@ -119,14 +124,16 @@ def eligible(placement: LivePlacement, visit: Visit) -> Eligible:
     excluded = {held.creative_id: f"{_PAUSED}:{held.level}" for held in placement.held}
     left: list[LiveCreative] = []
     highest = 0
+    has_wish = bool(visit.exclude or visit.only)
     for line in placement.lines:  # those of the highest priority first
-        reason = _before_stock(line, visit)
+        creatives = _wanted(line, visit, excluded) if has_wish else line.creatives
+        reason = _before_stock(line, visit) if creatives else ""
         if reason:
-            for creative in line.creatives:
+            for creative in creatives:
                 excluded[creative.id] = reason
             continue
         of_line: _OfLine | None = None
-        for creative in line.creatives:
+        for creative in creatives:
             reason = _cap(creative.caps, visit) if creative.caps else ""
             if not reason:
                 if of_line is None:
@@ -151,6 +158,19 @@ def reason_of(text: str) -> Reason:
 _PAUSED, _SCHEDULE, _CONSENT = Reason.PAUSED.value, Reason.SCHEDULE.value, Reason.CONSENT.value
 _CAP, _STOCK, _AUDIENCE = Reason.CAP.value, Reason.STOCK.value, Reason.AUDIENCE.value
 _ON_PAGE, _PRIORITY = Reason.ON_PAGE.value, Reason.PRIORITY.value
+
+
+def _wanted(line: LiveLine, visit: Visit, excluded: dict[str, str]) -> Sequence[LiveCreative]:
+    """Return a line's creatives that the request does not leave out; note the others, which are no rivals to them."""
+    wanted = []
+    for creative in line.creatives:
+        names = (creative.id, line.id, line.campaign_id)
+        is_left_out = any(name in visit.exclude for name in names)
+        if is_left_out or (visit.only and not any(name in visit.only for name in names)):
+            excluded[creative.id] = Reason.UNWANTED.value
+        else:
+            wanted.append(creative)
+    return wanted
 
 
 def _before_stock(line: LiveLine, visit: Visit) -> str:

@@ -6,14 +6,15 @@ is; but no longer of the outcomes' order, since an alarm depends on what came be
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
-
-from river import drift
+from typing import TYPE_CHECKING, Final
 
 from pipeline.core.features import GRID
 from pipeline.core.linear import MICROS, LinearDelta, learn, start_anew
 from pipeline.core.linear_model import DECIMALS, RidgeRules, weights
 from schemas.linear import LinearArm, LinearStatistics
+
+if TYPE_CHECKING:
+    from river import drift
 
 DELTA: Final = 0.002
 """ADWIN's significance: how sure it is before it raises an alarm."""
@@ -45,7 +46,9 @@ class DriftWatch:
         """Return its state, action by action."""
         return {action_id: watched._helper.__getstate__() for action_id, watched in self._watched.items()}
 
-    def _watch(self, action_id: str) -> drift.ADWIN:
+    def _watch(self, action_id: str) -> "drift.ADWIN":
+        from river import drift  # with scipy.stats and more it takes a second and 90 MB: not for who watches nothing
+
         watched = self._watched[action_id] = drift.ADWIN(delta=self._delta)  # type: ignore[no-untyped-call]
         return watched
 

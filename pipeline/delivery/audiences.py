@@ -5,12 +5,10 @@ import msgspec
 from pipeline.core.audience import AudienceError, explain, parse
 from pipeline.core.ids import usable_id
 from pipeline.delivery.api import AudienceAnswer, AudiencePart, AudienceQuestion
-from pipeline.delivery.memory import Found, Memory
-from pipeline.delivery.offer import Whom
+from pipeline.delivery.memory import Memory
+from pipeline.delivery.offer import NOBODY, Whom
 from pipeline.delivery.problems import Problem
 from pipeline.delivery.published import Published
-
-NOBODY = Found(None, -1)
 
 
 def asked_audience(asked: AudienceQuestion, memory: Memory, published: Published, time_ms: int) -> AudienceAnswer:

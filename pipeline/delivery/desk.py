@@ -15,7 +15,7 @@ from pipeline.core.profile import strongest_interest
 from pipeline.delivery.api import Chosen, DecisionAnswer, DecisionRequest, PageAnswer, ProfileRead
 from pipeline.delivery.log import Pen, Sender
 from pipeline.delivery.memory import Found, Memory
-from pipeline.delivery.offer import Offer, Place, Whom, of_request
+from pipeline.delivery.offer import NOBODY, Offer, Place, Whom, of_request
 from pipeline.delivery.problems import Problem
 from pipeline.delivery.published import Published
 from pipeline.delivery.till import BUDGET
@@ -25,7 +25,6 @@ from schemas.outcome import DecisionLog
 
 UNLOGGED: Final = "unlogged"
 UNREADABLE: Final = "profile_unreadable"
-NOBODY: Final = Found(None, -1)
 
 
 @dataclass(frozen=True, slots=True)

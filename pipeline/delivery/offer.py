@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from pipeline.core.decide import Candidate
+from pipeline.core.eligibility import Reason
 from pipeline.delivery.api import ActionIn, Made
 from pipeline.delivery.memory import Found
 
-ON_PAGE: Final = "on_page"
+NOBODY: Final = Found(None, -1)
+"""What is known without a visitor's id."""
+ON_PAGE: Final = Reason.ON_PAGE.value
 """Why an action falls out that stands elsewhere on the same page."""
 
 

@@ -35,7 +35,7 @@ class Books(Protocol):
 
 @dataclass(slots=True)
 class _Paced:
-    """One budget of a line. day: of a daily one; "" = the total's."""
+    """One budget of a line: its total, or that of a day."""
 
     limit_micros: int
     is_daily: bool

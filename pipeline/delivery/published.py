@@ -38,8 +38,6 @@ GATHER_S: Final = 0.05
 """Changes that come together are compiled together."""
 SHOW_EVERY_S: Final = 10.0
 """How often the metrics of what was learnt are brought up to date."""
-UNWANTED: Final = "unwanted"
-"""Why a creative falls out that the request has left out."""
 _PLACE: Final = re.compile(r"\{(profile|session|context)\.([A-Za-z0-9_.-]{1,64})\}")
 _DAY_MS: Final = 86_400_000
 
@@ -74,6 +72,9 @@ class Published:
         self._changed, self._stopping = threading.Event(), threading.Event()
         self._told, self._compiled_told = 0, 0  # changes heard of, and those that are in use
         self._was_loaded = False
+        self._tested: Mapping[tuple[str, str], Stored] = {}  # experiments that the plan and the factors are made of
+        self._factors: Mapping[tuple[str, str], Mapping[str, str]] = {}
+        self._plan = plan((), self._holdout)
         self.shelf = self._compiled({})
         self._follower = Follower(settings, self.take, self.remove)
         self._thread = threading.Thread(target=self._compile, name="catalogue-compiler", daemon=True)
@@ -130,9 +131,12 @@ class Published:
         catalogue = Catalogue(objects, before=before)
         for name, why in catalogue.unreadable.items():
             log.warning("%s is left out: %s", name, why)
-        found = list(_experiments(objects))
-        factors = {(one.id, variant.name): variant.factors for one in found for variant in one.variants}
-        return Shelf(catalogue, plan(found, self._holdout), factors)
+        tested = {name: stored for name, stored in objects.items() if name[0] == "experiments"}
+        if tested != self._tested:  # a plan takes some 20 ms, and most changes are of other things
+            found = list(_experiments(tested))
+            self._factors = {(one.id, variant.name): variant.factors for one in found for variant in one.variants}
+            self._plan, self._tested = plan(found, self._holdout), tested
+        return Shelf(catalogue, self._plan, self._factors)
 
     # Asked by decisions
 
@@ -179,15 +183,11 @@ class Published:
             return Offer([], dict.fromkeys(_creatives(live), Reason.HOLDOUT.value), {}, fallback, context)
         facts = self._facts(whom, assigned, time_ms)
         means = self._till.view(live, whom.site, decision_id, time_ms)
-        visit = Visit(facts, not whom.no_consent, self._caps(whom, time_ms), means, means, page)
+        has_consent, caps = not whom.no_consent, self._caps(whom, time_ms)
+        visit = Visit(facts, has_consent, caps, means, means, page, exclude=place.exclude, only=place.only)
         candidates, excluded = eligible(live, visit)
-        left = []
-        for one in candidates:
-            why = gone.get(one.line_id) or _unwanted(one, place)
-            if why:
-                excluded[one.id] = why
-            else:
-                left.append(one)
+        excluded |= {one.id: gone[one.line_id] for one in candidates if one.line_id in gone}
+        left = [one for one in candidates if one.line_id not in gone]
         contents = {one.id: _content(one, facts) for one in left}
         return Offer(left, excluded, contents, fallback, context, policy)
 
@@ -240,10 +240,10 @@ class Published:
 
 
 def _experiments(objects: Mapping[tuple[str, str], Stored]) -> Iterator[Experiment]:
-    """Yield the published experiments; one that cannot be read, or finds no visitors left, is left out and told."""
+    """Yield the published ones of these; one that cannot be read, or finds no visitors left, is left out and told."""
     running: list[Experiment] = []
-    for (kind, key), stored in sorted(objects.items()):
-        if kind != "experiments" or stored.status is not Status.PUBLISHED:
+    for (_, key), stored in sorted(objects.items()):
+        if stored.status is not Status.PUBLISHED:
             continue
         try:
             found = Experiment.model_validate_json(msgspec.json.encode(stored.body))
@@ -257,13 +257,6 @@ def _experiments(objects: Mapping[tuple[str, str], Stored]) -> Iterator[Experime
 
 def _creatives(place: LivePlacement) -> Sequence[str]:
     return [creative.id for line in place.lines for creative in line.creatives]
-
-
-def _unwanted(creative: LiveCreative, place: Place) -> str:
-    if not place.only and not place.exclude:
-        return ""
-    names = {creative.id, creative.line_id, creative.campaign_id}
-    return UNWANTED if names.intersection(place.exclude) or (place.only and names.isdisjoint(place.only)) else ""
 
 
 def _day(time_ms: int) -> str:

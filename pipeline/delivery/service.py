@@ -83,9 +83,7 @@ async def serve(settings: Settings) -> int:
     for task in waiting:
         task.cancel()
     landed = await writer.close(min(DRAIN_S, settings.ack_timeout_ms / 1_000))
-    if spool is not None:
-        spool.close()
-    stops = (follower.stop, published.stop, purse.stop, warehouse.close)
+    stops = (follower.stop, published.stop, purse.stop, warehouse.close, *((spool.close,) if spool is not None else ()))
     await asyncio.gather(*(loop.run_in_executor(None, stop) for stop in stops))
     log.info("delivery stopped")
     if writer.refused.done():

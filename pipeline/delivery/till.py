@@ -4,14 +4,15 @@ from typing import Final
 
 from pipeline.core.catalogue import Catalogue, LiveLine, LivePlacement
 from pipeline.core.decide import uniform
+from pipeline.core.eligibility import Reason
 from pipeline.core.lease import Terms
 from pipeline.core.wallet import Reserved
 from pipeline.delivery.pace import Paces
 from pipeline.delivery.purse import Purse
 from schemas.outcome import Choice
 
-BUDGET: Final = "budget"
-PACING: Final = "pacing"
+BUDGET: Final = Reason.BUDGET.value
+PACING: Final = Reason.PACING.value
 
 
 class Till:

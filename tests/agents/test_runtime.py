@@ -18,21 +18,10 @@ from pipeline.embedded.kafka import EmbeddedKafka
 from schemas import block as codec
 from schemas.block import EventBlock, SessionBlock
 from schemas.state import StateRecord
-from tests.agents.rig import Stages, broker, events_of, kill, live_sessions, page_views, until
+from tests.agents.rig import Stages, events_of, kill, live_sessions, page_views, until
 
 BLOCKS = 40
 EVENTS = 25
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("broker")
-
-
-@pytest.fixture(scope="module")
-def running(folder: Path) -> Iterator[EmbeddedKafka]:
-    with broker(folder) as found:
-        yield found
 
 
 @pytest.fixture

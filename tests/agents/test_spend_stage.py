@@ -19,7 +19,7 @@ from schemas.block import CollectedBlock, OutcomeBlock
 from schemas.event import Collected, Context, Protocol
 from schemas.outcome import Choice, DecisionLog
 from schemas.spend import Sum
-from tests.agents.rig import BASE_MS, Stages, broker, kill, until
+from tests.agents.rig import BASE_MS, Stages, kill, until
 from tests.core.spend_rig import check_books
 
 BLOCKS, DECISIONS, PARTITIONS = 30, 20, 2
@@ -27,17 +27,6 @@ PRICE = 7
 WINDOW_MS = 8_000  # eight blocks
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"
 BOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("broker")
-
-
-@pytest.fixture(scope="module")
-def running(folder: Path) -> Iterator[EmbeddedKafka]:
-    with broker(folder) as found:
-        yield found
 
 
 @pytest.fixture

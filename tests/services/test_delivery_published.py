@@ -87,6 +87,17 @@ def test_of_two_lines_the_one_of_higher_priority_is_shown(desk: Desk) -> None:
     assert desk.why("prio", "v1") == {"prio-1": "priority:9"}
 
 
+def test_what_a_request_leaves_out_stands_in_nobodys_way(desk: Desk) -> None:
+    """The line of highest priority is not wanted: the next one is shown."""
+    desk.publish("creatives", id="low-1", line="low-line", name="low")
+    desk.campaign("wish", priority=9)
+    desk.publish("lines", id="low-line", campaign="wish-c", name="low", placements=["wish"], priority=2)
+    until(lambda: desk.shown("wish", "v1", exclude=["wish-l"]) == ["low-1"], "the next one")
+    assert desk.shown("wish", "v1", only=["low-line"]) == ["low-1"]
+    assert desk.why("wish", "v1", only=["low-1"]) == {"wish-1": "unwanted"}
+    assert desk.shown("wish", "v1") == ["wish-1"]
+
+
 def test_a_limit_of_ten_is_never_passed_by_two_processes_at_once(desk: Desk) -> None:
     """200 decisions at once, half of them at each of two processes: ten are shown, then nothing ever again."""
     desk.campaign("ten", budget={"total_micros": 10 * THOUSAND}, price={"per": "click", "micros": THOUSAND},

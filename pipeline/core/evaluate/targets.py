@@ -160,34 +160,31 @@ class Spec(BaseModel, ABC):
         """Return the policy with nothing learnt."""
 
 
-class EpsilonGreedySpec(Spec):
-    """`policy: epsilon_greedy`: as delivery makes it, from the log so far."""
+class _ExploringSpec(Spec):
+    """A policy of sums that explores by epsilon: as delivery makes it, from the log so far."""
+
+    policy: str
+    epsilon: Probability = _RULES.epsilon
+    prior_mean: Probability = _RULES.prior_mean
+    prior_trials: float = Field(_RULES.prior_trials, ge=0.0)
+    refresh_every: int = Field(REFRESH_EVERY, ge=1)
+
+    def target(self) -> Target:
+        """See Spec."""
+        rules = PolicyRules(self.epsilon, self.prior_mean, self.prior_trials)
+        return Learnt(self.policy, rules, self.refresh_every)
+
+
+class EpsilonGreedySpec(_ExploringSpec):
+    """`policy: epsilon_greedy`."""
 
     policy: Literal["epsilon_greedy"]
-    epsilon: Probability = _RULES.epsilon
-    prior_mean: Probability = _RULES.prior_mean
-    prior_trials: float = Field(_RULES.prior_trials, ge=0.0)
-    refresh_every: int = Field(REFRESH_EVERY, ge=1)
-
-    def target(self) -> Target:
-        """See Spec."""
-        rules = PolicyRules(self.epsilon, self.prior_mean, self.prior_trials)
-        return Learnt(self.policy, rules, self.refresh_every)
 
 
-class UcbSpec(Spec):
-    """`policy: ucb`: as delivery makes it, from the log so far."""
+class UcbSpec(_ExploringSpec):
+    """`policy: ucb`."""
 
     policy: Literal["ucb"]
-    epsilon: Probability = _RULES.epsilon
-    prior_mean: Probability = _RULES.prior_mean
-    prior_trials: float = Field(_RULES.prior_trials, ge=0.0)
-    refresh_every: int = Field(REFRESH_EVERY, ge=1)
-
-    def target(self) -> Target:
-        """See Spec."""
-        rules = PolicyRules(self.epsilon, self.prior_mean, self.prior_trials)
-        return Learnt(self.policy, rules, self.refresh_every)
 
 
 class ThompsonSpec(Spec):
