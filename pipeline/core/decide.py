@@ -6,10 +6,11 @@ for bit, on any machine: `redraw.py` does it from the log.
 
 import hashlib
 import zlib
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import accumulate
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, cast
 
 import msgspec
 
@@ -162,7 +163,7 @@ def decide(ask: Ask, known: Known, decision_id: str, seed: str) -> DecisionLog:
         propensities,
         {**ask.excluded, **excluded},
         dict(ask.context),
-        {action.id: dict(action.features) for action in candidates if action.features},
+        cast(dict[str, dict[str, object]], {name: found for name, found in zip(ids, features, strict=True) if found}),
         list(known.degraded),
         scores,
         policy.logged_rules(),
@@ -248,10 +249,7 @@ def _eligible(actions: Sequence[Candidate]) -> tuple[Sequence[Candidate], list[s
 
 def _pick(probabilities: Sequence[float], u: float) -> int:
     """Return the index whose stretch of the cumulated probabilities holds u."""
-    last = 0
-    for at, reached in enumerate(accumulate(probabilities)):
-        if u < reached:
-            return at
-        if probabilities[at] > 0.0:
-            last = at
-    return last  # the sum of the probabilities fell short of u by rounding
+    at = bisect_right(list(accumulate(probabilities)), u)
+    while at == len(probabilities) or probabilities[at] <= 0.0:
+        at -= 1  # the sum of the probabilities fell short of u by rounding
+    return at

@@ -9,8 +9,9 @@ Forgetting is forward decay (Cormode et al., ICDE 2009): an outcome weighs by th
 later, and a model divides by today's weight. So it too is a plain sum, and a late correction has its trial's weight.
 """
 
+import struct
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
@@ -24,9 +25,10 @@ from pipeline.core.features import (
     Vector,
     crossed,
     crossed_columns,
+    crossed_rows,
     folded,
+    folded_rows,
     pack,
-    unpack,
 )
 from schemas.linear import LinearArm, LinearStatistics
 
@@ -37,7 +39,11 @@ FORGET_MIN: Final = 0.999
 WEIGHT_MAX: Final = WEIGHT * 64
 ROWS_EXACT: Final = 2_048
 """So many rows of largest values still add up exactly in a float64 (2^53), whose products numpy computes fast."""
+TOGETHER_COLUMNS_MAX: Final = 64
+"""Sums of vectors up to so wide are made for all arms at once; of wider ones a matrix product is faster, arm by arm."""
 HEAD_BYTES: Final = 9
+_SPLIT: Final = 4_096
+_NOTHING: Final = LinearArm()
 _DAY_MS: Final = 86_400_000
 OWN_COLUMNS: Final = 32
 """Columns of an action's own ridge beside a shared one: its sums take 4.5 kB, and a thousand actions are normal."""
@@ -88,6 +94,29 @@ class Lesson(NamedTuple):
         return own if self.is_own else 0, crossed_columns(actions, contexts) if self.is_shared else 0
 
 
+def vectors_of(lessons: Sequence[Lesson]) -> tuple[Sequence[Vector | None], Sequence[Vector | None]]:
+    """Return (`own`, `shared`) of each lesson, None where that kind of ridge does not learn.
+
+    Made together for all of the same shape: one by one they cost several times as much.
+    """
+    own: list[Vector | None] = [None] * len(lessons)
+    shared: list[Vector | None] = [None] * len(lessons)
+    alike: defaultdict[tuple[int, int, bool, bool], list[int]] = defaultdict(list)
+    for at, lesson in enumerate(lessons):
+        alike[len(lesson.action), len(lesson.context), lesson.is_own, lesson.is_shared].append(at)
+    for (_, _, is_own, is_shared), places in alike.items():
+        contexts = np.array([lessons[at].context for at in places])
+        if is_own:
+            found = folded_rows(contexts, OWN_COLUMNS) if is_shared else contexts
+            for at, vector in zip(places, found, strict=True):
+                own[at] = vector
+        if is_shared:
+            products = crossed_rows(np.array([lessons[at].action for at in places]), contexts)
+            for at, vector in zip(places, products, strict=True):
+                shared[at] = vector
+    return own, shared
+
+
 def pack_lesson(lesson: Lesson) -> bytes:
     """Return a lesson as bytes: who learns, both dimensions, six of space; then the columns that are not 0.
 
@@ -116,14 +145,14 @@ def read_lesson(raw: bytes) -> Lesson:
         )
     if actions + contexts > DIMENSION_MAX:
         raise ValueError(f"linear lesson: {actions} + {contexts} columns, expected at most {DIMENSION_MAX}")
-    places = np.frombuffer(raw, np.uint8, count, HEAD_BYTES)
-    values = unpack(raw[HEAD_BYTES + count :])
-    if count and (places[-1] >= actions + contexts or (places[1:] <= places[:-1]).any()):
-        raise ValueError(f"linear lesson: columns {places.tolist()}, expected ascending below {actions + contexts}")
-    if (values == 0).any() or (np.abs(values.astype(np.int32)) > GRID * VALUE_MAX).any():
+    places = raw[HEAD_BYTES : HEAD_BYTES + count]
+    values = struct.unpack_from(f"<{count}h", raw, HEAD_BYTES + count)
+    if count and (places[-1] >= actions + contexts or bytes(sorted({*places})) != places):
+        raise ValueError(f"linear lesson: columns {[*places]}, expected ascending below {actions + contexts}")
+    if count and (0 in values or max(values) > GRID * VALUE_MAX or min(values) < -GRID * VALUE_MAX):
         raise ValueError(f"linear lesson: a value beyond {VALUE_MAX}, or of 0")
     vector = np.zeros(actions + contexts, np.int16)
-    vector[places] = values
+    vector[np.frombuffer(places, np.uint8)] = values
     space = int.from_bytes(raw[3:HEAD_BYTES], "little")
     return Lesson(space, vector[:actions], vector[actions:], who != 2, is_shared)
 
@@ -157,12 +186,27 @@ def learn(statistics: LinearStatistics, deltas: Sequence[LinearDelta]) -> list[s
         arm = statistics.arms.get(delta.action_id)
         if arm is None or delta.decided_ms >= arm.since_ms:
             by_arm[delta.action_id].append(delta)
-    for action_id, found in by_arm.items():
-        arm = statistics.arms.get(action_id, LinearArm())
-        for at in range(0, len(found), ROWS_EXACT):
-            arm = _added(arm, found[at : at + ROWS_EXACT])
-        statistics.arms[action_id] = arm
+    add = _added_by_arm if statistics.dimension > TOGETHER_COLUMNS_MAX else _added_together
+    for part in _parts(by_arm):
+        before = [statistics.arms.get(action_id, _NOTHING) for action_id in part]
+        statistics.arms.update(zip(part, add(before, list(part.values())), strict=True))
     return list(by_arm)
+
+
+def _parts(by_arm: Mapping[str, list[LinearDelta]]) -> Iterator[dict[str, list[LinearDelta]]]:
+    """Give the arms' outcomes in parts of at most ROWS_EXACT."""
+    part: dict[str, list[LinearDelta]] = {}
+    room = ROWS_EXACT
+    for action_id, found in by_arm.items():
+        for at in range(0, len(found), ROWS_EXACT):
+            some = found[at : at + ROWS_EXACT]
+            if len(some) > room or action_id in part:
+                yield part
+                part, room = {}, ROWS_EXACT
+            part[action_id] = some
+            room -= len(some)
+    if part:
+        yield part
 
 
 def start_anew(statistics: LinearStatistics, action_id: str, since_ms: int) -> None:
@@ -197,10 +241,9 @@ def merge(shards: Iterable[LinearStatistics]) -> LinearStatistics:
 
 def precision_of(arm: LinearArm, dimension: int) -> NDArray[np.float64]:
     """Return the sum of x x' (without the prior), shape (dimension, dimension), a trial of today's weighing 1."""
-    whole = np.zeros((dimension, dimension))
-    if arm.precision:
-        whole[triangle(dimension)] = np.frombuffer(arm.precision, "<i8")
-        whole += np.triu(whole, 1).T
+    if not arm.precision:
+        return np.zeros((dimension, dimension))
+    whole: NDArray[np.float64] = np.frombuffer(arm.precision, "<i8").take(_square(dimension)).astype(np.float64)
     whole /= GRID * GRID * WEIGHT
     return whole
 
@@ -218,27 +261,68 @@ def triangle(dimension: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return np.triu_indices(dimension)
 
 
-def _added(arm: LinearArm, deltas: Sequence[LinearDelta]) -> LinearArm:
-    """The arm with at most ROWS_EXACT outcomes more. The float64 products are of whole numbers below 2^53: exact."""
-    rows = np.array([delta.vector for delta in deltas], np.float64)
-    weights = np.array([delta.weight for delta in deltas], np.float64)
-    trials = np.array([delta.trials for delta in deltas], np.float64)
-    dimension = rows.shape[1]
-    precision, eta = arm.precision, arm.eta
-    weighed = weights * trials
-    if weighed.any() or not precision:
+@cache
+def _square(dimension: int) -> NDArray[np.intp]:
+    """Return where each of a square's cells is packed: of two that mirror each other the same."""
+    places = np.zeros((dimension, dimension), np.intp)
+    places[triangle(dimension)] = np.arange(dimension * (dimension + 1) // 2)
+    return np.maximum(places, places.T)
+
+
+def _added_by_arm(arms: Sequence[LinearArm], deltas: Sequence[Sequence[LinearDelta]]) -> Iterator[LinearArm]:
+    """The arms with their outcomes more, at most ROWS_EXACT in all, one by one: wide vectors, mostly of one arm.
+
+    The float64 products are of whole numbers below 2^53: exact. So are they in `_added_together`: the same bits.
+    """
+    for arm, found in zip(arms, deltas, strict=True):
+        rows, weighed, high, low = _columns(found)
         products = (rows.T * weighed) @ rows
-        precision = _plus(precision, products[triangle(dimension)].astype("<i8"))
-    # millionths are split, since weight x reward x vector of so many rows would outgrow a float64
-    rewards = [delta.weight * delta.reward_micros for delta in deltas]
-    if any(rewards) or not eta:
-        high, low = np.array([divmod(reward, 4_096) for reward in rewards], np.float64).T
-        sums = (high @ rows).astype("<i8") * 4_096 + (low @ rows).astype("<i8")
-        eta = _plus(eta, sums)
+        dimension = rows.shape[1]
+        upper, across = triangle(dimension)
+        packed = products.ravel().take(upper * dimension + across).astype("<i8")
+        eta = (high @ rows).astype("<i8") * _SPLIT + (low @ rows).astype("<i8")
+        yield _with(arm, found, int(weighed.sum()), _plus(arm.precision, packed), _plus(arm.eta, eta))
+
+
+def _added_together(arms: Sequence[LinearArm], deltas: Sequence[Sequence[LinearDelta]]) -> Iterator[LinearArm]:
+    """The arms with their outcomes more, at most ROWS_EXACT in all, all at once: many arms with few outcomes each."""
+    rows, weighed, high, low = _columns([delta for found in deltas for delta in found])
+    dimension = rows.shape[1]
+    upper, across = triangle(dimension)
+    begins = np.cumsum([0, *map(len, deltas[:-1])])
+    precisions = np.add.reduceat(rows[:, upper] * rows[:, across] * weighed[:, None], begins).astype("<i8")
+    etas = np.add.reduceat(rows * high[:, None], begins).astype("<i8") * _SPLIT
+    etas += np.add.reduceat(rows * low[:, None], begins).astype("<i8")
+    weights = np.add.reduceat(weighed, begins)
+    for at, (arm, found) in enumerate(zip(arms, deltas, strict=True)):
+        yield _with(arm, found, int(weights[at]), _plus(arm.precision, precisions[at]), _plus(arm.eta, etas[at]))
+
+
+class _Columns(NamedTuple):
+    """Outcomes as columns of float64. rows: the vectors, shape (n, dimension). weighed: weight x trials.
+
+    high, low: weight x reward in millionths is high x _SPLIT + low, since its product with a vector, over so many rows,
+    would outgrow a float64.
+    """
+
+    rows: NDArray[np.float64]
+    weighed: NDArray[np.float64]
+    high: NDArray[np.float64]
+    low: NDArray[np.float64]
+
+
+def _columns(deltas: Sequence[LinearDelta]) -> _Columns:
+    rows = np.array([delta.vector for delta in deltas]).astype(np.float64)
+    weighed = np.array([delta.weight * delta.trials for delta in deltas], np.float64)
+    high, low = np.array([divmod(delta.weight * delta.reward_micros, _SPLIT) for delta in deltas], np.float64).T
+    return _Columns(rows, weighed, high, low)
+
+
+def _with(arm: LinearArm, deltas: Sequence[LinearDelta], weight: int, precision: bytes, eta: bytes) -> LinearArm:
     return LinearArm(
         arm.trials + sum(delta.trials for delta in deltas),
         arm.reward_micros + sum(delta.reward_micros for delta in deltas),
-        arm.weight + int(weighed.sum()),
+        arm.weight + weight,
         precision,
         eta,
         arm.since_ms,

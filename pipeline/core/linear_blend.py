@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pipeline.core.features import GRID, FeatureSpace, FoldedSpace, crossed_columns, folded
+from pipeline.core.features import GRID, FeatureSpace, FoldedSpace, Vector, crossed_columns, folded
 from pipeline.core.linear import OWN_COLUMNS, Lesson
 from pipeline.core.linear_model import DECIMALS, ArmRidges, Floats, RidgeRules, SharedRidge, shared_space
 from schemas.linear import LinearStatistics
@@ -34,7 +34,7 @@ class _Actions(NamedTuple):
     """
 
     ids: list[str]
-    features: list[dict[str, object]]
+    features: list[Mapping[str, object]]
     own: Floats
     vectors: Floats
     trust: Floats
@@ -64,12 +64,13 @@ class Blend:
         trials = np.array([0, *(arm.trials for arm in self.own.arms.values())], np.float64)
         self._trust = trials / (trials + OWN_TRIALS)
         self._last: _Actions | None = None
+        self._seen: tuple[Mapping[str, object], Vector] = {}, CONTEXTS.vector({})
 
     def scores(
         self, action_ids: Sequence[str], context: Mapping[str, object], features: Sequence[Mapping[str, object]]
     ) -> Floats:
         """See LinearModel."""
-        vector = CONTEXTS.vector(context)
+        vector = self._vector(context)
         actions = self._gathered(action_ids, features)
         own = actions.own @ (folded(vector, OWN_COLUMNS) / GRID)
         shared = actions.vectors @ self.shared.by_action(vector)
@@ -81,15 +82,21 @@ class Blend:
         ids, last = [*action_ids], self._last
         if last is not None and last.ids == ids and last.features == features:
             return last
-        given = [*map(dict, features)]
         rows = self.own.rows(ids)
-        vectors = self.shared.vectors(len(rows), given)
-        self._last = _Actions(ids, given, self.own.weights_of(rows), vectors, self._trust[rows])
+        vectors = self.shared.vectors(len(rows), features)
+        self._last = _Actions(ids, [*features], self.own.weights_of(rows), vectors, self._trust[rows])
         return self._last
+
+    def _vector(self, context: Mapping[str, object]) -> Vector:
+        """The context's vector: asked for the scores, and at once again for the lesson of what was chosen."""
+        seen = self._seen
+        if seen[0] != context:
+            seen = self._seen = dict(context), CONTEXTS.vector(context)
+        return seen[1]
 
     def lesson(self, context: Mapping[str, object], features: Mapping[str, object]) -> Lesson:
         """See LinearModel: both ridges learn from it."""
-        return Lesson(self.space, ACTIONS.vector(features), CONTEXTS.vector(context), is_own=True, is_shared=True)
+        return Lesson(self.space, ACTIONS.vector(features), self._vector(context), is_own=True, is_shared=True)
 
 
 def nothing() -> tuple[LinearStatistics, LinearStatistics]:

@@ -9,14 +9,13 @@ Bounds: outcomes come from a log that others can write. A vector's columns are b
 actions by ARMS_MAX and its bytes by SUMS_BYTES_MAX; placements by PLACEMENTS_MAX. What is beyond is counted.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from typing import Final, NamedTuple
 
-from pipeline.core.features import DIMENSION_MAX, Vector
-from pipeline.core.linear import SHARED, LinearDelta, learn, read_lesson, weight_of
+from pipeline.core.features import DIMENSION_MAX
+from pipeline.core.linear import SHARED, Lesson, LinearDelta, learn, read_lesson, vectors_of, weight_of
 from pipeline.core.linear_drift import DriftWatch, learn_watching
 from pipeline.core.linear_model import RidgeRules
 from pipeline.core.state import Entries, Packed
@@ -63,33 +62,22 @@ class Told(NamedTuple):
     shared: list[LinearDelta]
 
 
-class _Learnable(NamedTuple):
-    """What of a lesson is learnt from. own, shared: the vectors, None where that kind of ridge does not learn."""
-
-    space: int
-    columns: tuple[int, int]
-    own: Vector | None
-    shared: Vector | None
-
-
 @lru_cache(LESSONS_CACHED_MAX)
-def _learnable(raw: bytes) -> _Learnable:
-    """Return what is learnt from a lesson. Raises ValueError as `read_lesson` does."""
-    lesson = read_lesson(raw)
-    own, shared = lesson.own if lesson.is_own else None, lesson.shared if lesson.is_shared else None
-    return _Learnable(lesson.space, lesson.columns, own, shared)
+def _lesson(raw: bytes) -> Lesson:
+    """As `read_lesson`: a lesson is read when its outcome comes, and again when the lines are added up."""
+    return read_lesson(raw)
 
 
-def told_by(lines: Iterable[LinearLine]) -> Told:
+def told_by(lines: Sequence[LinearLine]) -> Told:
     """Return what lines tell both kinds of ridges. Raises ValueError for a line that `LinearBooks` never wrote."""
     told = Told([], [])
-    for line in lines:
-        lesson = _learnable(line.lesson)
+    owns, shareds = vectors_of([_lesson(line.lesson) for line in lines])
+    for line, own, shared in zip(lines, owns, shareds, strict=True):
         news = (line.trials, line.reward_micros, today(line.decided_ms), line.decided_ms)
-        if lesson.own is not None:
-            told.own.append(LinearDelta(line.action_id, lesson.own, *news))
-        if lesson.shared is not None:
-            told.shared.append(LinearDelta(SHARED, lesson.shared, *news))
+        if own is not None:
+            told.own.append(LinearDelta(line.action_id, own, *news))
+        if shared is not None:
+            told.shared.append(LinearDelta(SHARED, shared, *news))
     return told
 
 
@@ -114,7 +102,7 @@ class LinearBooks:
             if kind == "arm":
                 known[action_id] = None
 
-    def add(self, outcome: Outcome) -> Counter[str]:
+    def add(self, outcome: Outcome) -> Mapping[str, int]:
         """Write an outcome down, and add the placement's lines up where it is time; return what to count.
 
         "line": it is written down. "bad": nobody here has made its lesson. "other_space": it was made in another
@@ -122,20 +110,20 @@ class LinearBooks:
         of the action's own; all else is learnt from it. "restarted": an action has changed and was started anew.
         """
         try:
-            lesson = _learnable(outcome.lesson)
+            lesson = _lesson(outcome.lesson)
         except ValueError:
-            return Counter(("bad",))
+            return {"bad": 1}
         placement_id = outcome.placement_id
         journal = self._journals.get(key_of(LinearKey("journal", placement_id)))
         if journal is None:
             if len(self._known) >= PLACEMENTS_MAX:
-                return Counter(("placements_full",))
+                return {"placements_full": 1}
             journal = self._begun(placement_id, lesson, 0)
         elif (journal.space, journal.own, journal.shared) != (lesson.space, *lesson.columns):
             journal.strangers += outcome.trials_delta
             if journal.strangers < STRANGERS_MAX:
                 self._journals.put(key_of(LinearKey("journal", placement_id)), journal)
-                return Counter(("other_space",))
+                return {"other_space": 1}
             journal = self._begun(placement_id, lesson, journal.folds + 1)
         return self._written(placement_id, journal, outcome)
 
@@ -144,7 +132,7 @@ class LinearBooks:
         parts = [entries.take_changes() for entries in (self._journals, self._arms, self._watches)]
         return [put for puts, _ in parts for put in puts], [key for _, deletes in parts for key in deletes]
 
-    def _begun(self, placement_id: str, lesson: _Learnable, folds: int) -> LinearJournal:
+    def _begun(self, placement_id: str, lesson: Lesson, folds: int) -> LinearJournal:
         """A placement's model that knows nothing, in the lesson's space. folds: as its readers have never seen it."""
         for action_id in self._known.get(placement_id, ()):
             self._arms.delete(key_of(LinearKey("arm", placement_id, action_id)))
@@ -153,8 +141,8 @@ class LinearBooks:
         self._known[placement_id] = {}
         return LinearJournal(lesson.space, *lesson.columns, folds, lines=[])
 
-    def _written(self, placement_id: str, journal: LinearJournal, outcome: Outcome) -> Counter[str]:
-        counts: Counter[str] = Counter(("line",))
+    def _written(self, placement_id: str, journal: LinearJournal, outcome: Outcome) -> Mapping[str, int]:
+        counts = {"line": 1}
         journal.lines.append(
             LinearLine(
                 outcome.action_id,
@@ -167,12 +155,12 @@ class LinearBooks:
         journal.decided_ms = max(journal.decided_ms, outcome.decided_ms)
         journal.strangers = 0 if outcome.trials_delta else journal.strangers
         if len(journal.lines) >= LINES_MAX:
-            counts += self._fold(placement_id, journal)
+            counts |= self._fold(placement_id, journal)
             journal.lines, journal.folds = [], journal.folds + 1
         self._journals.put(key_of(LinearKey("journal", placement_id)), journal)
         return counts
 
-    def _fold(self, placement_id: str, journal: LinearJournal) -> Counter[str]:
+    def _fold(self, placement_id: str, journal: LinearJournal) -> dict[str, int]:
         """Add the lines to the sums; return the counts "arms_full" and "restarted"."""
         told = told_by(journal.lines)
         if told.shared:
@@ -193,7 +181,7 @@ class LinearBooks:
         for action_id, key in keys.items():
             self._known[placement_id][action_id] = None
             self._arms.put(key, own.arms[action_id])
-        return Counter(arms_full=len(told.own) - len(deltas), restarted=restarted)
+        return {"arms_full": len(told.own) - len(deltas), "restarted": restarted}
 
     def _full(self, placement_id: str, journal: LinearJournal, deltas: Iterable[LinearDelta]) -> set[str]:
         """The actions of these for which there is no room: the first ones to come have it."""

@@ -252,13 +252,15 @@ def prior_weights(dimension: int, rules: RidgeRules) -> Floats:
 
 def weights(arms: Sequence[LinearArm], dimension: int, rules: RidgeRules) -> Floats:
     """Return the arms' posterior means, shape (len(arms), dimension): (alpha I + A)^-1 (alpha prior + eta)."""
-    prior = prior_weights(dimension, rules)
     now = rules.today / WEIGHT
     precisions = np.empty((len(arms), dimension, dimension))
     etas = np.empty((len(arms), dimension))
     for at, arm in enumerate(arms):
-        precisions[at] = precision_of(arm, dimension) / now
-        etas[at] = eta_of(arm, dimension) / now + rules.alpha * prior
+        precisions[at] = precision_of(arm, dimension)
+        etas[at] = eta_of(arm, dimension)
+    precisions /= now
+    etas /= now
+    etas += rules.alpha * prior_weights(dimension, rules)
     diagonal = np.arange(dimension)
     precisions[:, diagonal, diagonal] += rules.alpha
     solved = np.linalg.solve(precisions, etas[:, :, None])[:, :, 0]

@@ -1,24 +1,23 @@
 """What a decision and a learning step cost: CPU of this process, 24 features, d = 25, after 2,000 rounds."""
 
+import statistics
 import time
-from collections.abc import Callable, Sequence
-from itertools import count, cycle
+from collections.abc import Callable
+from itertools import cycle
 
 import numpy as np
 
-from pipeline.core.learn import Learn
-from pipeline.core.state import StateView
-from schemas.block import Origin, OutcomeBlock
-from schemas.outcome import Outcome
+from tests.bench_learning.deployed import Deployed, learnt, outcome_of
 from tests.bench_learning.lineup import LINEUP, Entrant
-from tests.bench_learning.players import Deployed, Linear, Turn
+from tests.bench_learning.players import A_BLOCK, Turn
 from tests.bench_learning.problems import Features, World
 from tests.bench_learning.rivals import is_installed
 
-A_BLOCK, FOLD_BLOCKS = 8, 64
+BLOCKS = 64
+ROUNDS_BEFORE = 2_000
 TIMED = (
-    "epsilon_greedy", "thompson", "linear_igw", "linear_squarecb", "shared linear_igw", "deployed linear_igw",
-    "vw squarecb", "vw epsilon .05", "mabwiser LinUCB",
+    "deployed epsilon_greedy", "deployed thompson", "deployed linear_igw", "vw squarecb", "vw epsilon .05",
+    "mabwiser LinUCB",
 )  # fmt: skip
 
 
@@ -38,42 +37,46 @@ def cost_us(entrant: Entrant, actions: int, seconds: float = 1.0) -> tuple[float
     player = entrant.make(world)
     turns: list[Turn] = []
     began = time.process_time()
-    while time.process_time() - began < seconds and len(turns) < 2_000:
+    while time.process_time() - began < 5 * seconds and len(turns) < ROUNDS_BEFORE:
         turn = player.choose(len(turns), world.contexts[len(turns)], float(world.luck[len(turns)]))
         player.learn(turn, 1, float(len(turns) % 10 == 0))
         turns.append(turn)
-    number = iter(range(10**9))
+    numbers = cycle(range(world.rounds))
+    if isinstance(player, Deployed):
+        deployed = player
+
+        def whole() -> object:
+            at = next(numbers)
+            return deployed.decide(at, world.contexts[at], float(world.luck[at]))
+
+        return per_call(whole, seconds), *fold_us(deployed, world)
 
     def decide() -> object:
-        at = next(number) % world.rounds
+        at = next(numbers)
         return player.choose(at, world.contexts[at], float(world.luck[at]))
 
-    decide_us = per_call(decide, seconds)
-    if isinstance(player, Deployed):
-        turns = [player.choose(at, world.contexts[at], float(world.luck[at])) for at in range(world.rounds)]
-        return decide_us, fold_us(turns, player.ids, seconds), per_call(player._made, seconds)
-    at = iter(range(10**9))
-    learn_us = per_call(lambda: player.learn(turns[next(at) % len(turns)], 1, 0.0), seconds)
-    make_us = per_call(player._made, seconds) if isinstance(player, Linear) else 0.0
-    return decide_us, learn_us - make_us, make_us
+    told = cycle(turns)
+    return per_call(decide, seconds), per_call(lambda: player.learn(next(told), 1, 0.0), seconds), 0.0
 
 
-def fold_us(turns: Sequence[Turn], ids: Sequence[str], seconds: float) -> float:
-    """Return what an outcome costs the learn stage: its fold and the state that it writes, eight outcomes a block."""
-    fold, offset = Learn(StateView()), count()
-    rewards = [1_000_000 * (number % 10 == 0) for number in range(len(turns))]
-    outcomes = [
-        Outcome("d", ids[turn.action], "home", "v", 1, 2, 3, 0, 0, reward, 0.5, 1, reward, lesson=turn.logged)
-        for turn, reward in zip(turns, rewards, strict=True)
-    ]
-    blocks = cycle([OutcomeBlock(1, outcomes[at : at + A_BLOCK]) for at in range(0, len(outcomes), A_BLOCK)])
-
-    def learn() -> None:
-        for _ in range(FOLD_BLOCKS):
-            fold.apply(Origin(0, next(offset)), next(blocks))
-            fold.take_changes()
-
-    return per_call(learn, seconds) / (FOLD_BLOCKS * A_BLOCK)
+def fold_us(player: Deployed, world: World) -> tuple[float, float]:
+    """Return what an outcome costs the learn stage (its fold, and the state that it writes), and what a new version of
+    the model costs delivery: the means over so many blocks of new visitors, so that every lesson is read.
+    """
+    learn_us, make_us = [], []
+    for first in range(0, BLOCKS * A_BLOCK, A_BLOCK):
+        outcomes = []
+        for at in range(first, first + A_BLOCK):
+            context = {name: float(str(value)) * 1.01 for name, value in world.contexts[at].items()}
+            turn = player.choose(at, context, float(world.luck[at]))
+            outcomes.append(outcome_of(turn, player.ids, 1, float(at % 10 == 0)))
+        began = time.process_time()
+        changes = learnt(player.fold, next(player.offsets), outcomes)
+        done = time.process_time()
+        player.take(changes)
+        learn_us.append((done - began) / A_BLOCK * 1e6)
+        make_us.append((time.process_time() - done) * 1e6)
+    return statistics.fmean(learn_us), statistics.fmean(make_us)
 
 
 def per_call(function: Callable[[], object], seconds: float) -> float:

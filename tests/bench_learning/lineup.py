@@ -1,22 +1,21 @@
 """Who plays, with which settings: one visible list, the same for every problem.
 
-`linear_igw` is the default that we propose. Its gain and that of `linear_squarecb` were set on seeds 0-2 of some of
-these problems at a few thousand rounds. `deployed` has delivery's model and floor: hashed columns for whatever features
-a world has, and 1 % for each action, where the others spread 1 % over all. VW's best is chosen after the fact for each
-problem, which is harder on us.
+What is deployed plays whole, with the settings that Herald starts with. VW's best is chosen after the fact for each
+problem, which is harder on us. VARIANTS are the bare functions of pipeline/core with a new model after each outcome:
+what the defaults were chosen among (on seeds 0-2 of some of these problems at a few thousand rounds).
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pipeline.core.linear_policy import LinearRules
-from tests.bench_learning.players import Deployed, Linear, Plain, Player
+from tests.bench_learning.deployed import Deployed
+from tests.bench_learning.players import Linear, Plain, Player
 from tests.bench_learning.problems import Problem, World
 from tests.bench_learning.rivals import MabWiser, VowpalWabbit, is_installed
 
-DEFAULTS = LinearRules(floor_share_max=0.01)
+SPREAD = LinearRules(floor_share_max=0.01)
 NO_FLOOR = LinearRules(floor=0.0)
-DEPLOYED = LinearRules()
 COSTS = "--cb_min_cost -1 --cb_max_cost 0"  # a reward of 1 is a cost of -1
 OURS, RIVAL = "ours", "rival"
 
@@ -32,7 +31,11 @@ class Entrant(NamedTuple):
     needs_features: bool = False
 
 
-def _linear(name: str, policy: str, rules: LinearRules = DEFAULTS, **more: Any) -> Entrant:
+def _deployed(policy: str, more: str = "", floor: float | None = None) -> Entrant:
+    return Entrant(f"deployed {policy}{more}", OURS, lambda world: Deployed(world, policy, floor))
+
+
+def _linear(name: str, policy: str, rules: LinearRules = SPREAD, **more: Any) -> Entrant:
     return Entrant(
         name, OURS, lambda world: Linear(world, policy, rules, **more), needs_features=bool(more.get("is_shared"))
     )
@@ -48,6 +51,21 @@ def _mabwiser(policy: str) -> Entrant:
 
 LINEUP: tuple[Entrant, ...] = (
     Entrant("uniform", RIVAL, lambda world: Plain(world, "uniform")),
+    _deployed("epsilon_greedy"),
+    _deployed("thompson"),
+    _deployed("linear_igw"),
+    _deployed("linear_igw", ", floor .1 %", 0.001),
+    _vw("squarecb", f"--squarecb {COSTS}"),
+    _vw("squarecb 1000, l 2", f"--squarecb --gamma_scale 1000 -l 2 {COSTS}"),
+    _vw("regcbopt", f"--regcb --regcbopt --mellowness 0.01 {COSTS}"),
+    _vw("regcbopt, l 2", f"--regcb --regcbopt --mellowness 0.01 -l 2 {COSTS}"),
+    _vw("softmax 10", "--softmax --lambda 10"),
+    _vw("epsilon .05", "--epsilon 0.05"),
+    _mabwiser("LinUCB"),
+    _mabwiser("LinTS"),
+)
+VARIANTS: tuple[Entrant, ...] = (
+    _deployed("linear_squarecb"),
     Entrant("epsilon_greedy", OURS, lambda world: Plain(world, "epsilon_greedy")),
     Entrant("thompson", OURS, lambda world: Plain(world, "thompson")),
     _linear("linear_igw", "linear_igw"),
@@ -59,23 +77,21 @@ LINEUP: tuple[Entrant, ...] = (
     _linear("linear_igw, 64 hashed columns", "linear_igw", dimension=64),
     _linear("shared linear_igw", "linear_igw", is_shared=True),
     _linear("shared linear_squarecb", "linear_squarecb", is_shared=True),
-    Entrant("deployed linear_igw", OURS, lambda world: Deployed(world, "linear_igw", DEPLOYED)),
-    _vw("squarecb", f"--squarecb {COSTS}"),
-    _vw("squarecb 1000, l 2", f"--squarecb --gamma_scale 1000 -l 2 {COSTS}"),
-    _vw("regcbopt", f"--regcb --regcbopt --mellowness 0.01 {COSTS}"),
-    _vw("regcbopt, l 2", f"--regcb --regcbopt --mellowness 0.01 -l 2 {COSTS}"),
-    _vw("softmax 10", "--softmax --lambda 10"),
-    _vw("epsilon .05", "--epsilon 0.05"),
     _mabwiser("LinGreedy"),
-    _mabwiser("LinUCB"),
-    _mabwiser("LinTS"),
 )
+DEFAULT = "deployed linear_igw"
+"""The row that is held to the aim: what a placement has where who sees it says what earns."""
 
 
-def entrants(problem: Problem, actions: int) -> list[tuple[Entrant, str]]:
+def named(name: str) -> Entrant:
+    """Return the entrant of this name."""
+    return next(entrant for entrant in (*LINEUP, *VARIANTS) if entrant.name == name)
+
+
+def entrants(problem: Problem, actions: int, with_variants: bool = True) -> list[tuple[Entrant, str]]:
     """Return who plays a problem; with why not, for those who cannot."""
     found = []
-    for entrant in LINEUP:
+    for entrant in (*LINEUP, *VARIANTS) if with_variants else LINEUP:
         why = ""
         if entrant.library and not is_installed(entrant.library):
             why = "not installed"

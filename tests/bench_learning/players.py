@@ -9,7 +9,6 @@ from typing import NamedTuple, Protocol
 
 from pipeline.core.features import FeatureSpace
 from pipeline.core.linear import SHARED, LinearDelta, learn, read_lesson
-from pipeline.core.linear_blend import Blend, nothing
 from pipeline.core.linear_drift import DriftWatch, learn_watching
 from pipeline.core.linear_model import ArmRidges, RidgeRules, SharedRidge, shared_space
 from pipeline.core.linear_policy import LINEAR_POLICIES, LinearPolicy, LinearRules
@@ -19,6 +18,9 @@ from schemas.model import ArmStatistics
 from tests.bench_learning.problems import Features, World
 
 MICROS = 1_000_000
+A_BLOCK = 10
+"""Outcomes that come to the learner together, and after which delivery has a new model. A model lasts a tenth of a
+second at least, so this is a placement with a hundred decisions a second."""
 
 
 class Turn(NamedTuple):
@@ -131,35 +133,6 @@ class Linear:
             learn_watching(self.statistics, [delta], self.watch, RidgeRules())
         else:
             learn(self.statistics, [delta])
-        self.policy = self._made()
-
-
-class Deployed:
-    """A linear policy with the model that delivery has: whatever the world's features are, the same columns."""
-
-    is_additive = True
-
-    def __init__(self, world: World, name: str, rules: LinearRules) -> None:
-        self.ids, self.features, self.name, self.linear = world.action_ids, world.action_features, name, rules
-        self.own, self.shared = nothing()
-        self.model: Blend | None = None
-        self.policy = self._made()
-
-    def _made(self) -> LinearPolicy:
-        self.model = Blend(self.own, self.shared, before=self.model)
-        return LINEAR_POLICIES[self.name]({}, PolicyRules(), self.model, self.linear)
-
-    def choose(self, number: int, context: Features, u: float) -> Turn:
-        """See Player."""
-        found = self.policy.probabilities(self.policy.scores_for(self.ids, context, self.features))
-        at = pick(found, u)
-        return Turn(number, at, found[at], context, self.policy.lesson_for(context, self.features[at]))
-
-    def learn(self, turn: Turn, trials: int, reward: float) -> None:
-        """See Player."""
-        lesson, micros = read_lesson(turn.logged), round(MICROS * reward)
-        learn(self.own, [LinearDelta(self.ids[turn.action], lesson.own, trials, micros)])
-        learn(self.shared, [LinearDelta(SHARED, lesson.shared, trials, micros)])
         self.policy = self._made()
 
 

@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from pipeline.core.decide import (
     Ask,
     Known,
     decide,
+    draw,
     is_id,
     made_elsewhere,
     make_id,
@@ -33,6 +35,13 @@ MICROS = 1_000_000
 RULES = PolicyRules(epsilon=0.2)
 ARMS = {f"a{number}": ArmStatistics(1_000, number * 10 * MICROS) for number in range(5)}
 ACTIONS = [Action(f"a{number}", campaign_id=f"c{number}") for number in range(5)]
+
+
+class Given(Uniform):
+    """Scores are the probabilities."""
+
+    def probabilities(self, scores: Sequence[float]) -> list[float]:
+        return list(scores)
 
 
 def known(policy: Policy | None = None) -> Known:
@@ -82,6 +91,17 @@ def test_actions_are_drawn_as_often_as_their_logged_probability_says(name: str) 
     expected = decision(0, policy=policy).propensities
     observed = [found[action.id] for action in ACTIONS]
     assert scipy.stats.chisquare(observed, [20_000 * share for share in expected]).pvalue > 0.001
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.25, 1e-9]), min_size=1, max_size=12).filter(any), st.integers(0, 2**48 - 1)
+)
+def test_the_action_drawn_is_the_one_whose_stretch_holds_the_number(shares: list[float], random_48: int) -> None:
+    """Also where the probabilities sum to less than the number: then the last that can be drawn; never one of 0."""
+    decision_id = make_id(1_700_000_000_000, "v", random_48)
+    u, possible = uniform(decision_id, "seed", 0), [at for at, share in enumerate(shares) if share > 0.0]
+    expected = next((at for at in possible if u < sum(shares[: at + 1])), possible[-1])
+    assert draw(Given({}, RULES), shares, 1, decision_id, "seed")[1] == [(expected, shares[expected])]
 
 
 def test_a_pair_is_drawn_as_often_as_the_product_of_its_probabilities_says() -> None:

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from river import linear_model
 
 from pipeline.core.features import GRID
 from pipeline.core.linear import (
     FORGET_MIN,
     SHARED,
+    TOGETHER_COLUMNS_MAX,
     WEIGHT,
     LinearDelta,
+    eta_of,
     learn,
     merge,
+    precision_of,
     weight_of,
 )
 from pipeline.core.linear_model import ArmRidges, RidgeRules, SharedRidge
@@ -103,6 +107,26 @@ def test_thousands_of_outcomes_of_the_largest_values_are_still_exact() -> None:
     assert np.frombuffer(statistics.arms["a"].precision, "<i8").tolist() == whole[np.triu_indices(8)].tolist()
     rewards = np.array([delta.reward_micros * delta.weight for delta in found], object)
     assert np.frombuffer(statistics.arms["a"].eta, "<i8").tolist() == (rewards @ rows).tolist()
+
+
+@settings(deadline=None)
+@given(st.lists(deltas, max_size=30))
+def test_wide_vectors_are_summed_to_the_same_bits_as_narrow_ones(found: list[LinearDelta]) -> None:
+    """Wide ones arm by arm, narrow ones all arms at once: columns of nothing change no sum."""
+    narrow, wide, dimension = learnt(found), LinearStatistics(0, TOGETHER_COLUMNS_MAX + 9, {}), SPACE.dimension
+    learn(wide, [delta._replace(vector=np.resize(delta.vector, wide.dimension) * _first(wide)) for delta in found])
+    assert wide.arms.keys() == narrow.arms.keys()
+    for action_id, arm in wide.arms.items():
+        known = narrow.arms[action_id]
+        assert (arm.trials, arm.reward_micros, arm.weight) == (known.trials, known.reward_micros, known.weight)
+        inside = precision_of(arm, wide.dimension)[:dimension, :dimension]
+        assert (inside == precision_of(known, dimension)).all()
+        assert (eta_of(arm, wide.dimension)[:dimension] == eta_of(known, dimension)).all()
+
+
+def _first(wide: LinearStatistics) -> NDArray[np.int16]:
+    """1 in the columns that a narrow vector has, 0 in the others."""
+    return (np.arange(wide.dimension) < SPACE.dimension).astype(np.int16)
 
 
 def test_a_vector_of_another_dimension_is_refused_whole() -> None:

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.features import GRID, FeatureSpace, crossed, crossing, folded, pack, unpack
-from pipeline.core.linear import HEAD_BYTES, pack_lesson, read_lesson
+from pipeline.core.linear import HEAD_BYTES, pack_lesson, read_lesson, vectors_of
 from pipeline.core.linear_blend import ACTIONS as ACTIONS_OF_BLEND
 from pipeline.core.linear_blend import CONTEXTS as CONTEXTS_OF_BLEND
 from pipeline.core.linear_blend import OWN, Blend, nothing
-from pipeline.core.linear_model import SharedRidge, shared_space
-from tests.core.linear_rig import ACTIONS, CONTEXT, CONTEXTS, SPACE, TRAINED, features, policy_of, shared
+from pipeline.core.linear_model import ArmRidges, SharedRidge, shared_space
+from tests.core.linear_rig import ACTIONS, CONTEXT, CONTEXTS, SPACE, TRAINED, empty, features, policy_of, shared
 
 GOLDEN_FINGERPRINT = 262940836622706
 GOLDEN = [1024, 3611, 1024, -710, 0, 0, 0, 0, 0, 1283, -1024, 0]
@@ -186,3 +186,28 @@ def test_a_folded_vector_has_every_value_once_and_the_constant_alone(values: lis
     assert found[0] == values[0]
     sums = [sum(values[at :: columns - 1]) for at in range(1, columns)]
     assert found[1:].tolist() == [max(-16 * GRID, min(16 * GRID, one)) for one in sums]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(features, features, st.sampled_from(["own", "shared", "both"])), max_size=8))
+def test_vectors_made_together_are_those_made_one_by_one(
+    found: list[tuple[dict[str, object], dict[str, object], str]],
+) -> None:
+    """Of lessons of different shapes, too, in their order."""
+    blend = Blend(*nothing())
+    models = {"own": ArmRidges(SPACE, empty()), "shared": SharedRidge(ACTIONS, CONTEXTS, shared([])), "both": blend}
+    lessons = [models[who].lesson(context, action) for action, context, who in found]
+    owns, shareds = vectors_of(lessons)
+    for lesson, own, one in zip(lessons, owns, shareds, strict=True):
+        assert (own is not None, one is not None) == (lesson.is_own, lesson.is_shared)
+        assert own is None or own.tolist() == lesson.own.tolist()
+        assert one is None or one.tolist() == lesson.shared.tolist()
+
+
+def test_a_context_that_changed_in_place_is_another_context() -> None:
+    """The vector of the scores is used again for the lesson, but only while the context is the same."""
+    blend, context = Blend(*nothing()), {"device": "phone"}
+    blend.scores(["a"], context, ())
+    before = blend.lesson(context, {})
+    context["device"] = "desk"
+    assert blend.lesson(context, {}).context.tolist() != before.context.tolist()
