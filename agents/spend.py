@@ -2,6 +2,7 @@
 
 from agents.app import run_worker
 from agents.runtime import StageRunner
+from pipeline.core.holds import PIECE
 from pipeline.core.spend import BOOKS, Spend
 from pipeline.core.stage import Applied
 from pipeline.edge import metrics
@@ -14,6 +15,8 @@ def count(applied: Applied) -> None:
     for (what, label), many in applied.counts.items():
         if what.startswith(BOOKS):
             metrics.MONEY_BOOKS.labels(label, what.removeprefix(BOOKS)).set(many)
+        elif what.startswith(PIECE):
+            metrics.STOCK_PIECES.labels(what.removeprefix(PIECE)).inc(many)
         else:
             metrics.MONEY_RESERVATIONS.labels(what, label).inc(many)
 

@@ -1,4 +1,4 @@
-"""The auditor: looks at books and rows now and then, heals, and tells the metrics.
+"""The auditor: looks at books and rows now and then, heals, and tells the metrics; also what will run out.
 
 Its own part in production, a thread of `up`.
 """
@@ -10,6 +10,7 @@ from contextlib import ExitStack
 
 from pipeline import status
 from pipeline.audit.command import opened
+from pipeline.audit.lookout import Lookout
 from pipeline.audit.service import Report
 from pipeline.core.audit import ALTERED, COPIED, EXTRA, MISSING
 from pipeline.edge import metrics
@@ -57,15 +58,16 @@ def keep_auditing(settings: Settings, stop: threading.Event) -> None:
     for counter in COUNTERS.values():
         for table in TABLES:
             counter.labels(table.name)  # from the start, or the first fault would be no increase
+    lookout = Lookout(settings)
     while not stop.is_set():
         try:
-            _watch(settings, stop)
+            _watch(settings, stop, lookout)
         except HeraldError as error:
             if not stop.is_set():  # else the stores were stopped under the last look, as everything is
                 log.warning("no audit now: %s", error)
 
 
-def _watch(settings: Settings, stop: threading.Event) -> None:
+def _watch(settings: Settings, stop: threading.Event, lookout: Lookout) -> None:
     """Audit with one auditor, as long as nothing fails: what it knows is void then."""
     every_s = settings.audit_every_ms / 1_000
     if stop.wait(every_s):
@@ -78,6 +80,8 @@ def _watch(settings: Settings, stop: threading.Event) -> None:
             report = auditor.look(settings.audit_busy_ms / 1_000)
             metrics.AUDIT_SECONDS.observe(monotonic_s() - began_s)
             tell(report)
+            lookout.note(report.is_quiet)
+            lookout.look()
             pause_s = every_s * (QUIET_TIMES if report.is_quiet else 1)
             if stop.wait(max(0.0, pause_s - (monotonic_s() - began_s))):
                 return

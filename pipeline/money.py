@@ -12,13 +12,11 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import progress
 from pipeline.core.spend import LEASE, LINE, RESERVATION, SpendRules, line_of
 from pipeline.core.state import StateView
 from pipeline.errors import Retryable
 from pipeline.settings import Settings
 from schemas.spend import Leased, Money, Reservation, Sum
-from schemas.topics import SPEND
 
 MICROS = 1_000_000
 
@@ -78,12 +76,11 @@ class LineMoney(NamedTuple):
         }
 
 
-def read(reader: Any, settings: Settings) -> list[LineMoney]:
-    """Return the books of every line that money was ever reserved for. reader: see `pipeline.edge.kafka.consumer`.
+def read(views: Sequence[StateView], settings: Settings) -> list[LineMoney]:
+    """Return the books of every line that money was ever reserved for. views: the spend state, by partition.
 
-    Raises Retryable where Kafka is away; without the lease store it says what the log knows.
+    Without the lease store it says what the log knows.
     """
-    views = list(progress.state_views(reader, settings, SPEND.name))
     found = books_of(views)
     try:
         return with_leases(found, views, settings)
@@ -121,6 +118,8 @@ def with_leases(rows: Sequence[LineMoney], views: Sequence[StateView], settings:
     leased: defaultdict[tuple[str, str], int] = defaultdict(int)
     seen = _seen(views)
     for lease in open_leases:
+        if lease.is_of_sku:
+            continue
         leased[lease.campaign_id, lease.line_id] += max(0, lease.granted_micros - seen.get(lease.lease_id, 0))
     known = {(row.campaign_id, row.line_id): row for row in rows}
     for name in leased:

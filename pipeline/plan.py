@@ -5,19 +5,20 @@ import math
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 from rich.console import Console
 from rich.table import Column
 from rich.table import Table as Shown
 from rich.text import Text
 
-from pipeline.core.allocate import AllocateRules, Estimate, Proposal, allocate
+from pipeline.core.allocate import AllocateRules, Estimate, Proposal, Proposed, allocate
 from pipeline.core.response import MICROS, Line, Point
 from pipeline.errors import SettingsError
 from pipeline.plan_table import Row, Table, amount, micros
 from pipeline.settings import Settings
 
+Limit = Literal["total", "daily"]
 LINES_MAX: Final = 500
 _BY: Final = ("line", "channel", "campaign", "segment", "name")
 _SPEND: Final = ("spend", "spent", "cost")
@@ -26,11 +27,12 @@ _VALUE: Final = ("value", "revenue", "conversions")
 
 @dataclass(frozen=True)
 class AllocateWish:
-    """What is asked. by: columns that name a line, with commas. total: in the file's currency; "" = what was spent.
+    """What is asked. file: None = so many days_back of the warehouse. by: columns that name a line, with commas.
+    total: in the file's currency; "" = what was spent.
     spend, value, by: "" = by their usual names. The rest as in AllocateRules.
     """
 
-    file: Path
+    file: Path | None
     total: str = ""
     by: str = ""
     spend: str = ""
@@ -39,21 +41,42 @@ class AllocateWish:
     explore: bool = False
     change_max: float | None = None
     as_json: bool = False
+    write: Path | None = None
+    limit: Limit = "total"
+    days: int | None = None
+    days_back: int = 30
 
 
 @dataclass(frozen=True)
 class Read:
-    """What was read. unspent: periods without spend, which are left out; unspent_value: what came in them."""
+    """What was read. unspent: periods without spend, which are left out; unspent_value: what came in them.
+
+    channels: line -> its channel, where the file has a column of that name beside those that name a line.
+    """
 
     lines: list[Line]
     unspent: int
     unspent_value: float
+    channels: dict[str, str]
+
+
+class Mixed(NamedTuple):
+    """A channel of a proposal. marginal: what a unit of money more brings at the new spend, on its best line."""
+
+    channel: str
+    old_micros: int
+    new_micros: int
+    value_old: float
+    value_new: float
+    marginal: float
 
 
 def run_allocate(settings: Settings, console: Console, wish: AllocateWish) -> int:
-    """Print a proposal; 0. Raises SettingsError for a wrong file, bounds or total. Writes nothing."""
-    del settings  # a plan from a file asks no system
-    read = read_lines(wish)
+    """Print a proposal, and write it where it is asked for; 0. Applies nothing.
+
+    Raises SettingsError for a wrong file, bounds or total, or where the proposal's lines are not those of the store.
+    """
+    read = read_lines(wish, wish.file) if wish.file is not None else _read_live(settings, wish.days_back)
     total = sum(line.spent_micros for line in read.lines)
     if wish.total:
         given = amount(wish.total)
@@ -63,32 +86,52 @@ def run_allocate(settings: Settings, console: Console, wish: AllocateWish) -> in
     try:
         found = allocate(read.lines, total, AllocateRules(wish.caution, wish.explore, wish.change_max))
     except ValueError as error:
-        raise SettingsError(f"{wish.file}: {error}") from None
+        raise SettingsError(f"{wish.file or 'the warehouse'}: {error}") from None
+    if wish.write is not None:
+        from pipeline.plan_apply import Target, write_plan
+
+        write_plan(settings, found, str(wish.file or "the warehouse"), Target(wish.write, wish.limit, wish.days))
     if wish.as_json:
-        console.print_json(json.dumps(as_object(found)))
+        mixed = [one._asdict() for one in mix(found, read.channels)]
+        console.print_json(json.dumps(as_object(found) | {"channels": mixed}))
     else:
         show(found, read, console)
+        if wish.write is not None:
+            said = f"written to {wish.write}: read it, then `herald plan apply {wish.write}`"
+            console.print(said, highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
-def read_lines(wish: AllocateWish) -> Read:
+def _read_live(settings: Settings, days: int) -> Read:
+    from pipeline.plan_live import spent
+
+    lines, channels = spent(settings, days)
+    idle = [point for line in lines for point in line.points if not point.spend_micros]
+    return Read(lines, len(idle), sum(point.value for point in idle), channels)
+
+
+def read_lines(wish: AllocateWish, file: Path) -> Read:
     """Return the lines of a file: a row is what one period of a line cost and brought. Raises SettingsError.
 
     Columns `min` and `max`, where they are there, bound what a line may get; a row without them says nothing.
     """
-    table = Table(wish.file)
+    table = Table(file)
     by = [table.column(name.strip(), _BY, "names the line") for name in wish.by.split(",")]
     spend, value = table.column(wish.spend, _SPEND, "money spent"), table.column(wish.value, _VALUE, "what it brought")
     limits = [name for name in table.columns if name.lower() in ("min", "max")]
     points: defaultdict[str, list[Point]] = defaultdict(list)
+    channel = next((name for name in table.columns if name.lower() == "channel" and name not in by), None)
+    channels: defaultdict[str, set[str]] = defaultdict(set)
     bounds: dict[tuple[str, str], int] = {}
     unspent, unspent_value = 0, 0.0
-    for row in table.rows([*by, spend, value, *limits]):
+    for row in table.rows([*by, spend, value, *limits, *([channel] if channel else [])]):
         name = " ".join(row.cells[: len(by)]).strip()
         if not name:
             raise table.wrong(row, ", ".join(by), "", "the name of a line")
         spent, brought = (_number(table, row, (spend, value)[place], len(by) + place) for place in (0, 1))
         points[name].append(Point(spent, brought / MICROS))
+        if channel:
+            channels[name].add(row.cells[-1])
         if not spent:
             unspent, unspent_value = unspent + 1, unspent_value + brought / MICROS
         for place, limit in enumerate(limits, len(by) + 2):
@@ -100,12 +143,32 @@ def read_lines(wish: AllocateWish) -> Read:
         Line(name, tuple(found), bounds.get((name, "min"), 0), bounds.get((name, "max")))
         for name, found in points.items()
     ]
-    return Read(lines, unspent, unspent_value)
+    of_one = {name: " and ".join(sorted(found)) for name, found in channels.items()}
+    return Read(lines, unspent, unspent_value, of_one)
 
 
 def _number(table: Table, row: Row, column: str, place: int) -> int:
     """Return a cell in millionths."""
     return micros(table.number(row, column, row.cells[place]))
+
+
+def mix(found: Proposal, channels: dict[str, str]) -> list[Mixed]:
+    """Return a proposal by channel, in the order of the names. channels: line -> channel; {} = nothing is known."""
+    by_channel: defaultdict[str, list[Proposed]] = defaultdict(list)
+    for one in found.lines:
+        if one.name in channels:
+            by_channel[channels[one.name]].append(one)
+    return [
+        Mixed(
+            channel,
+            sum(one.old_micros for one in lines),
+            sum(one.new_micros for one in lines),
+            sum(one.value_old.mean for one in lines),
+            sum(one.value_new.mean for one in lines),
+            max(one.marginal for one in lines),
+        )
+        for channel, lines in sorted(by_channel.items())
+    ]
 
 
 def as_object(found: Proposal) -> dict[str, object]:
@@ -137,11 +200,17 @@ def show(found: Proposal, read: Read, console: Console) -> None:
     console.print(table)
     for one in found.lines:
         console.print(f"{one.name}: {one.why}", highlight=False, soft_wrap=True, markup=False)
+    for by in mix(found, read.channels):
+        said = (
+            f"channel {by.channel} {_money(by.old_micros)} -> {_money(by.new_micros)}; value {by.value_old:,.1f} -> "
+            f"{by.value_new:,.1f}; a unit more brings {by.marginal:.3g}"
+        )
+        console.print(said, highlight=False, soft_wrap=True, markup=False)
     old, new = _money(found.old_micros), _money(found.total_micros)
     for line in (
         f"total {old} -> {new}; value {found.value_old.mean:,.1f} -> {found.value_new.mean:,.1f} "
         f"({_ends(found.value_new)}), gain {found.gain.mean:+,.1f} ({_ends(found.gain)}), "
-        f"better with {found.better:.1%}",
+        f"better with {found.better:.1%}; a unit more brings {found.marginal:.3g}",
         f"by {found.shape} curves of {sum(len(one.points) for one in read.lines):,} periods; "
         f"{read.unspent:,} without spend left out (value {read.unspent_value:,.1f})",
         "nothing was applied; it holds as far as spend brought the value, and did not follow it",

@@ -38,11 +38,11 @@ _NO: Final = frozenset({"", "0", "false", "no"})
 
 @dataclass(frozen=True)
 class SendTimeWish:
-    """What is asked. hours: that may be advised, as 8-20 (20 left out; 20-6 goes over midnight); "" = any.
-    zone: in which hours are told.
+    """What is asked. file: None = what delivery sends by. zone: in which hours are told. hours: that may be advised, as
+    8-20 (20 left out; 20-6 goes over midnight); "" = any.
     """
 
-    file: Path
+    file: Path | None
     hours: str = ""
     zone: str = "UTC"
     as_json: bool = False
@@ -60,8 +60,9 @@ class Seen:
 
 def run_send_time(settings: Settings, console: Console, wish: SendTimeWish) -> int:
     """Print the hours; 0. Raises SettingsError for a wrong file, zone or span of hours."""
-    del settings  # a plan from a file asks no system
     rules = SendTimeRules(allowed=read_hours(wish.hours))
+    if wish.file is None:
+        return _run_live(settings, console, wish, rules)
     seen = read_visits(wish.file, read_zone(wish.zone))
     known = {name: segment_hours(counts, seen.everybody, rules) for name, counts in sorted(seen.segments.items())}
     segments = {name: send_time(None, hours, rules) for name, hours in known.items()}
@@ -71,6 +72,22 @@ def run_send_time(settings: Settings, console: Console, wish: SendTimeWish) -> i
         console.print_json(json.dumps(content))
     else:
         show(segments, visitors, sum(seen.everybody.sends), wish, console)
+    return 0
+
+
+def _run_live(settings: Settings, console: Console, wish: SendTimeWish, rules: SendTimeRules) -> int:
+    """Print what delivery sends by: of each channel, and of each segment of it that something was sent to."""
+    from pipeline.plan_live import sending
+
+    if wish.zone != "UTC":
+        raise SettingsError(f"--zone: found {wish.zone!r}, expected UTC without --data: delivery's hours are UTC's")
+    hours = sending(settings).hours
+    told = {f"{channel}: {segment or 'everybody'}": known for channel, segment, known in hours.all()}
+    segments = {name: send_time(None, known, rules) for name, known in told.items()}
+    if wish.as_json:
+        console.print_json(json.dumps({"zone": wish.zone, "segments": _objects(segments), "visitors": {}}))
+    else:
+        show(segments, {}, hours.sends, wish, console)
     return 0
 
 
@@ -176,5 +193,6 @@ def show(
     said = f"{len(own):,} of {len(visitors):,} visitors have an hour of their own ({len(first)} shown)"
     console.print(f"{said}; hours in {wish.zone}", highlight=False, soft_wrap=True, markup=False)
     if not sends:
-        said = "no sends in the file: an hour is taken to be worth what comes in it by itself"
+        where = "in the file" if wish.file is not None else "are known yet"
+        said = f"no sends {where}: an hour is taken to be worth what comes in it by itself"
         console.print(said, highlight=False, soft_wrap=True)

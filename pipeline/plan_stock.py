@@ -1,10 +1,10 @@
-"""`herald plan stock`: what is asked for by sku, and when its stock runs out, from a file of sales."""
+"""`herald plan stock`: what is asked for by sku, and when its stock runs out: from a file of sales, or our events."""
 
 import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
@@ -13,13 +13,18 @@ from rich.table import Column
 from rich.table import Table as Shown
 from rich.text import Text
 
+from pipeline.audit.stock import Source, running_low
 from pipeline.core.forecast import HORIZON_DAYS, Forecast, RunsOut, forecast, runs_out
+from pipeline.edge.clickhouse import Warehouse
+from pipeline.edge.clock import now_ms
 from pipeline.errors import SettingsError
 from pipeline.plan_table import Table
 from pipeline.settings import Settings
 
 DAYS_MAX: Final = 4_000
 TOP: Final = 50
+SKUS_ALL: Final = 10_000
+ANSWER_S: Final = 60.0
 _SKU: Final = ("sku", "product_id", "product", "item_id")
 _TIME: Final = ("date", "day", "time", "transaction_timestamp", "event_time")
 _QUANTITY: Final = ("quantity", "units", "pieces")
@@ -28,12 +33,14 @@ _STOCK: Final = ("stock", "left", "quantity", "units")
 
 @dataclass(frozen=True)
 class StockWish:
-    """What is asked. stock: file of what is left by sku; None = only the demand is told. lead_days: how long it takes
-    to get more. top: so many skus, 0 = all: those that run out first, or, without stock, that sell most.
+    """What is asked. file: of sales; None = those that the warehouse knows, with the stock that was told.
+
+    stock: file of what is left by sku; None = only the demand is told. lead_days: how long it takes to get more. top:
+    so many skus, 0 = all: those that run out first, or, without stock, that sell most.
     sku, time, quantity: columns of the sales; "" = by their usual names.
     """
 
-    file: Path
+    file: Path | None
     stock: Path | None = None
     lead_days: int = 7
     top: int = TOP
@@ -64,10 +71,14 @@ class Sales:
 
 
 def run_stock(settings: Settings, console: Console, wish: StockWish) -> int:
-    """Print when each sku runs out; 0. Raises SettingsError for a wrong file."""
-    del settings  # a plan from a file asks no system
-    sales = read_sales(wish)
-    left = read_stock(wish.stock) if wish.stock else None
+    """Print when each sku runs out; 0. Raises SettingsError for a wrong file, Retryable where the warehouse is away."""
+    left: Mapping[str, float] | None
+    if wish.file is None:
+        with Warehouse.from_url(settings.warehouse_url, ANSWER_S) as warehouse:
+            sales, left = known(warehouse, wish, now_ms())
+    else:
+        sales = read_sales(wish.file, wish)
+        left = read_stock(wish.stock) if wish.stock else None
     found = judge(sales, left, wish)
     if wish.as_json:
         last = date.fromordinal(sales.first.toordinal() + sales.days - 1)
@@ -77,12 +88,34 @@ def run_stock(settings: Settings, console: Console, wish: StockWish) -> int:
     return 0
 
 
-def read_sales(wish: StockWish) -> Sales:
+def known(warehouse: Source, wish: StockWish, time_ms: int) -> tuple[Sales, dict[str, float]]:
+    """Return what was sold and is left of the skus that run out first, by the warehouse. A day is 24 hours up to now.
+
+    Raises SettingsError where nothing is known, or a file of stock was given; Retryable where the warehouse is away.
+    """
+    if wish.stock is not None:
+        raise SettingsError("--stock: expected --data beside it; without, stock is what events have told")
+    found = running_low(warehouse, time_ms, wish.top or SKUS_ALL)
+    if not found:
+        raise SettingsError("the warehouse knows no sku of which stock was told and something was sold in four weeks")
+    days = 1 + max(max(one.units) for one in found)
+    is_one_site = len({one.site for one in found}) == 1
+    by_sku: dict[str, dict[int, float]] = {}
+    left: dict[str, float] = {}
+    for one in found:
+        name = one.sku if is_one_site else f"{one.site}/{one.sku}"
+        by_sku[name] = {days - 1 - ago: units for ago, units in one.units.items()}
+        left[name] = float(one.left)
+    today = datetime.fromtimestamp(time_ms / 1_000, UTC).date()
+    return Sales(by_sku, date.fromordinal(today.toordinal() - days + 1), days), left
+
+
+def read_sales(file: Path, wish: StockWish) -> Sales:
     """Return the sales of a file, a row being some units of a sku on a day. Raises SettingsError.
 
     A time may follow the day; a quantity is 1 where the file has no such column.
     """
-    table = Table(wish.file)
+    table = Table(file)
     columns = [table.column(wish.sku, _SKU, "names the product"), table.column(wish.time, _TIME, "day of the sale")]
     has_quantity = wish.quantity or any(name.lower() in _QUANTITY for name in table.columns)
     columns += [table.column(wish.quantity, _QUANTITY, "units sold")] if has_quantity else []
@@ -105,11 +138,11 @@ def read_sales(wish: StockWish) -> Sales:
             units = float(cell) if cell.isdecimal() and len(cell) < 10 else float(table.number(row, columns[2], cell))
         by_sku[sku][days[day]] += units
     if not by_sku:
-        raise SettingsError(f"{wish.file}: no sales, expected a row at least")
+        raise SettingsError(f"{file}: no sales, expected a row at least")
     first, last = min(days.values()), max(days.values())
     if last - first >= DAYS_MAX:
         between = f"{date.fromordinal(first)} to {date.fromordinal(last)}"
-        raise SettingsError(f"{wish.file}: sales from {between}, expected {DAYS_MAX:,} days at most")
+        raise SettingsError(f"{file}: sales from {between}, expected {DAYS_MAX:,} days at most")
     shifted = {sku: {day - first: units for day, units in found.items()} for sku, found in by_sku.items()}
     return Sales(shifted, date.fromordinal(first), last - first + 1)
 
@@ -165,8 +198,9 @@ def as_object(one: Sku) -> dict[str, object]:
 
 def show(found: list[Sku], sales: Sales, wish: StockWish, console: Console) -> None:
     """Print it for people."""
+    has_stock = wish.stock is not None or wish.file is None
     titles = ["sku", "left", "7 days", "30 days", "ends in", "90 %", f"by day {wish.lead_days}", ""]
-    titles = titles if wish.stock else ["sku", "sold", "7 days", "30 days", "by"]
+    titles = titles if has_stock else ["sku", "sold", "7 days", "30 days", "by"]
     table = Shown(*(Column(title, no_wrap=True) for title in titles), box=None, pad_edge=False)
     for one in found:
         daily = one.expected.daily
@@ -181,7 +215,7 @@ def show(found: list[Sku], sales: Sales, wish: StockWish, console: Console) -> N
     console.print(table)
     warned = sum(one.ends is not None and one.ends.warns for one in found)
     said = f"{len(sales.by_sku):,} skus in {sales.days:,} days from {sales.first}; {len(found):,} shown"
-    console.print(said + (f", {warned:,} to order" if wish.stock else ""), highlight=False, soft_wrap=True)
+    console.print(said + (f", {warned:,} to order" if has_stock else ""), highlight=False, soft_wrap=True)
 
 
 def _units(units: float) -> str:

@@ -127,13 +127,19 @@ class Settings(BaseSettings):
     session_split_on_campaign: bool = Field(False, description="a new campaign starts a new session")
 
     # Profile and outcomes
-    click_window_ms: Positive = Field(DAY_MS, description="a click counts this long after its decision")
-    conversion_window_ms: Positive = Field(7 * DAY_MS, description="a conversion counts this long after the click")
+    click_window_ms: Positive = Field(
+        DAY_MS, description="a click counts this long after its decision; one that is a goal, as the goal says"
+    )
+    conversion_window_ms: Positive = Field(
+        7 * DAY_MS, description="a conversion counts this long after the click; one that is a goal, as the goal says"
+    )
     open_decisions_max: Positive = Field(50, description="open decisions kept of one visitor; the oldest go first")
     interest_half_life_ms: Positive = Field(14 * DAY_MS, description="after it an interest weighs half")
     interests_max: Positive = Field(20, description="categories kept of one visitor")
-    reward_click: float = Field(1.0, ge=0, le=1, description="reward of a click")
-    reward_conversion: float = Field(0.0, ge=0, le=1, description="reward of a conversion")
+    reward_click: float = Field(1.0, ge=0, le=1, description="reward of a click where a placement says no worth")
+    reward_conversion: float = Field(
+        0.0, ge=0, le=1, description="the same of a conversion; of a line with goals, of one beyond a click"
+    )
 
     # Money
     reservation_impression_ms: Positive = Field(
@@ -151,7 +157,7 @@ class Settings(BaseSettings):
 
     # Learn and delivery
     policy_epsilon: float = Field(0.1, gt=0, le=1, description="share of decisions that explore uniformly")
-    policy_prior_mean: float = Field(0.02, ge=0, le=1, description="expected reward of an arm nobody has tried")
+    policy_prior_mean: float = Field(0.02, ge=0, le=1, description="expected reward where no arm was tried yet")
     policy_prior_trials: float = Field(50.0, ge=0, description="how many trials that expectation is worth")
     policy_placements: Annotated[dict[str, str], NoDecode] = Field(
         {}, description="placement=policy,…: another than the default; linear_igw where who sees it says what earns"
@@ -173,6 +179,20 @@ class Settings(BaseSettings):
     link_max_age_ms: Positive = Field(7 * DAY_MS, description="life of a signed address")
     delivery_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys that may ask delivery, comma separated; empty = anyone on this machine"
+    )
+    delivery_peer_url: str = Field(
+        "",
+        pattern=r"^(http://[^/\s]+)?$",
+        description="address of this delivery process as the others reach it; empty = host (of 0.0.0.0: that of the"
+        " machine's name) and port",
+    )
+    peer_timeout_ms: Positive = Field(
+        250, description="a decision waits so long for the delivery process that counts the visitor's caps"
+    )
+    cap_lease_ms: Annotated[int, Field(ge=3_000, le=HOUR_MS)] = Field(
+        10_000,
+        description="of several delivery processes each counts caps of its visitors for so long, and again before it"
+        " ends; one alone for HERALD_LEASE_MS",
     )
     spool: bool = Field(True, description="records of decisions go to a file before the answer: a kill loses none")
     decisions_kept_max: Positive = Field(100_000, description="recent decisions that delivery remembers")
@@ -198,6 +218,12 @@ class Settings(BaseSettings):
     )
     audit_busy_ms: Positive = Field(2_000, description="an audit begins no new reading of the log after so long")
     audit_heal: bool = Field(True, description="put right what the running auditor finds; false = only tell")
+    outlook_every_ms: Annotated[int, Field(ge=0)] = Field(
+        600_000, description="stock is forecast and learning judged this often while anything new comes; 0 = never"
+    )
+    stock_lead_days: Annotated[int, Field(ge=0, le=180)] = Field(
+        7, description="how long it takes to get more of a sku: it is warned of earlier than that"
+    )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
 

@@ -12,7 +12,7 @@ from kafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import money, progress
+from pipeline import money, pieces, progress
 from pipeline.audit import counts, seals
 from pipeline.audit.counts import Kept
 from pipeline.audit.log import KafkaSource
@@ -24,11 +24,12 @@ from pipeline.edge.clock import monotonic_s
 from pipeline.errors import Retryable
 from pipeline.money import LineMoney
 from pipeline.parts import services
+from pipeline.pieces import SkuPieces
 from pipeline.settings import Settings
 from schemas import block as codec
 from schemas.block import Totals
 from schemas.state import StateRecord
-from schemas.topics import BAD, COLLECTED, EVENTS
+from schemas.topics import BAD, COLLECTED, EVENTS, SPEND
 
 LOGGED_WITHIN_S = 0.5  # delivery writes down what it answered within this, where Kafka answers
 
@@ -48,6 +49,7 @@ class Status:
     next_origins: dict[str, list[int]]
     alive: dict[str, bool]
     money: Sequence[LineMoney] = ()
+    stock: Sequence[SkuPieces] = ()
 
     @property
     def lag(self) -> dict[str, list[int]]:
@@ -63,9 +65,10 @@ class Status:
 
     @property
     def is_balanced(self) -> bool:
-        """True where every partition's books balance, and those of money line by line."""
+        """True where every partition's books balance, those of money line by line, and those of pieces sku by sku."""
         is_money_balanced = all(row.is_balanced for row in self.money)
-        return is_money_balanced and balanced(self.books) and balanced(self.refused_books)
+        is_stock_balanced = all(row.is_balanced for row in self.stock)
+        return is_money_balanced and is_stock_balanced and balanced(self.books) and balanced(self.refused_books)
 
     @property
     def in_flight(self) -> int:
@@ -81,6 +84,7 @@ class Status:
             "lag": self.lag,
             "alive": self.alive,
             "money": [row.as_object() for row in self.money],
+            "stock": [row.as_object() for row in self.stock],
             "balanced": self.is_balanced,
         }
 
@@ -111,7 +115,8 @@ def read(settings: Settings, ask_parts: bool = True, books_only: bool = False) -
         origins = {stage: [_version(found.get(p)) + 1 for p in ends] for stage, found in states.items()}
         if not books_only:
             origins["aggregate"] = list(progress.next_origins(reader, settings, right.ledger).values())
-        spent = [] if books_only else money.read(reader, settings)
+        views = [] if books_only else list(progress.state_views(reader, settings, SPEND.name))
+        spent = money.read(views, settings) if views else []
     except KafkaError as error:
         raise Retryable(f"Kafka at {settings.bootstrap_servers}: {error}") from error
     finally:
@@ -121,7 +126,8 @@ def read(settings: Settings, ask_parts: bool = True, books_only: bool = False) -
         for reason, count in one.refused_by_reason.items():
             reasons[reason] = reasons.get(reason, 0) + count
     alive = {part.name: part.is_ready() for part in services(settings) if ask_parts}
-    return Status(books, refused, reasons, list(before.values()), {} if books_only else origins, alive, spent)
+    at = {} if books_only else origins
+    return Status(books, refused, reasons, list(before.values()), at, alive, spent, pieces.books_of(views))
 
 
 class RightSide(NamedTuple):
@@ -265,6 +271,8 @@ def show(status: Status, console: Console) -> None:
         )
     if status.money:
         money.show(status.money, console)
+    if status.stock:
+        pieces.show(status.stock, console)
     for reason, count in sorted(status.refused_by_reason.items()):
         console.print(f"refused as {reason}: {count:,}", highlight=False)
     for stage, lag in status.lag.items():

@@ -15,7 +15,7 @@ from msgspec import Struct
 from schemas.event import Collected, Context, Event, Refused
 from schemas.outcome import Outcome
 from schemas.session import SessionRow
-from schemas.spend import StockLevel
+from schemas.spend import Sale, StockLevel
 
 BLOCK_VERSION = 1
 READABLE_VERSIONS = frozenset({1})
@@ -86,11 +86,15 @@ class SessionBlock(Struct, array_like=True):
 
 
 class OutcomeBlock(Struct, array_like=True):
-    """The outcomes that one block changed, each in full with what it was before; and what it said of stock."""
+    """The outcomes that one block changed, each in full with what it was before; and what it said of stock.
+
+    sales: of pieces that were held for who bought them.
+    """
 
     block_time_ms: int
     outcomes: list[Outcome]
     stock: list[StockLevel] = []
+    sales: list[Sale] = []
 
 
 Block = CollectedBlock | EventBlock | RefusedBlock | SessionBlock | OutcomeBlock

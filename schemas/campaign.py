@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.event import EventType
 from schemas.experiment import Experiment
@@ -122,11 +122,15 @@ class Per(StrEnum):
 
     IMPRESSION = "impression"  # the price is that of a thousand
     CLICK = "click"
-    ACTION = "action"  # the line's goal
+    ACTION = "action"  # the first of the line's goals
 
 
 class Price(_Object):
-    """What one event costs the advertiser. For impressions it is the price of a thousand."""
+    """What one event costs the advertiser. For impressions it is the price of a thousand.
+
+    An action is the first of the line's goals, within that goal's window; without goals, a conversion or a purchase. It
+    is paid for while its reservation is open (settings reservation_click_ms, reservation_action_ms): the shorter wins.
+    """
 
     per: Per
     micros: Micros
@@ -159,16 +163,57 @@ class Cap(_Object):
 
 
 class Goal(_Object):
-    """What is wanted. value_micros: what one is worth; None = the event's own revenue. window_ms: after the click."""
+    """What is wanted, and what one is worth. value_micros: None = the event's own revenue, nothing where it has none.
 
-    event: Literal["impression", "click", "conversion", "purchase", "subscribe", "add_to_cart"] = "click"
+    window_ms: for how long after the click it counts, its last millisecond included; of an impression or a click, and
+    where nothing was clicked, after the decision.
+    """
+
+    event: Literal["impression", "click", "conversion", "purchase", "subscribe", "add_to_cart"]
     value_micros: Micros | None = None
     window_ms: Annotated[int, Field(ge=1, le=90 * DAY_MS)] = 7 * DAY_MS
+
+    @model_validator(mode="after")
+    def _has_a_value(self) -> Self:
+        if self.value_micros is None and self.event in _WITHOUT_REVENUE:
+            raise ValueError(f"value_micros: {self.event}s have no revenue of their own; expected what one is worth")
+        return self
 
     @property
     def event_type(self) -> EventType:
         """The event as the pipeline knows it."""
         return EventType(self.event)
+
+
+_WITHOUT_REVENUE: Final = frozenset({"impression", "click"})
+
+
+def _each_event_once(goals: list[Goal]) -> list[Goal]:
+    events = [goal.event for goal in goals]
+    twice = next((event for event in events if events.count(event) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two goals are for {twice}; expected one goal for each event")
+    return goals
+
+
+Goals = Annotated[
+    list[Goal],
+    Field(description="what is wanted; the first is what a price per action pays for; a single `goal` is read as well"),
+    AfterValidator(_each_event_once),
+]
+
+
+def _read_older_goal(given: object) -> object:
+    """Read the older spelling, a single `goal`. Its default, a click without a value, had no effect: it is no goal."""
+    if not isinstance(given, dict) or "goal" not in given:
+        return given
+    fields = {name: value for name, value in given.items() if name != "goal"}
+    if "goals" in fields:
+        raise ValueError("goal and goals are both given; expected goals alone, of which goal is the older spelling")
+    goal = given["goal"]
+    if isinstance(goal, dict) and goal.get("value_micros") is None and goal.get("event", "click") in _WITHOUT_REVENUE:
+        goal = None
+    return fields if goal is None else {**fields, "goals": [goal]}
 
 
 Caps = Annotated[list[Cap], Field(max_length=3)]
@@ -192,15 +237,19 @@ class Campaign(_Object):
     schedule: Schedule = Schedule()
     budget: Budget | None = None
     caps: Caps = []
-    goal: Goal = Goal()
+    goals: Goals = []
     labels: Labels = {}
+
+    _older = model_validator(mode="before")(_read_older_goal)
 
 
 class Line(_Object):
     """A flight: to whom, where, when, how often and for how much a campaign's creatives are shown.
 
-    priority: of the lines that may be shown, only those of the highest one are chosen among. goal: None = that of the
-    campaign. skus: it is shown while any of them is in stock; empty = stock does not matter.
+    priority: of the lines that may be shown, only those of the highest one are chosen among. goals: empty = those of
+    the campaign; where that has none, conversions and purchases. skus: it is shown while any of them is in stock;
+    empty = stock does not matter. hold_ms: a piece of each of them that is left is held so long for who is shown it,
+    and it is shown only to who can have one; where a creative has skus, of its own in their stead.
     """
 
     id: Key
@@ -214,10 +263,19 @@ class Line(_Object):
     price: Price | None = None
     pacing: Pacing = Pacing.EVEN
     caps: Caps = []
-    goal: Goal | None = None
+    goals: Goals = []
     skus: Annotated[list[Annotated[str, Field(min_length=1, max_length=128)]], Field(max_length=1_000)] = []
+    hold_ms: Annotated[int | None, Field(ge=1_000, le=3_600_000, description="None = nothing is held")] = None
     priority: Annotated[int, Field(ge=1, le=10, description="10 goes before 1")] = 5
     labels: Labels = {}
+
+    _older = model_validator(mode="before")(_read_older_goal)
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> Self:
+        if self.hold_ms is not None and len(self.skus) > HOLDS_MAX:
+            raise ValueError(f"hold_ms: found {len(self.skus)} skus, expected {HOLDS_MAX} at most to hold a piece of")
+        return self
 
     @model_validator(mode="after")
     def _can_spend(self) -> Self:
@@ -242,19 +300,42 @@ class Creative(_Object):
 
 
 class Placement(_Object):
-    """A place that is asked for. fallback: shown where nothing else may be; policy: "" = the setting's default."""
+    """A place that is asked for. fallback: shown where nothing else may be; policy: "" = the setting's default.
+
+    reward_worth_micros: what a reward of 1 is worth, in the one currency of the lines shown there. A choice is rewarded
+    with the values of the goals that it reached, divided by it; what is above counts as 1. None = rewards are weighed
+    by the settings reward_click and reward_conversion. A change is for new decisions: what was learnt before stays as
+    it was told, in the old unit.
+    members: of a group, placements of different channels: its policy chooses one of them, and that one's policy what
+    is shown there. A line that names the group stands in each member of its channels.
+    """
 
     id: Key
     name: Name
     site: Annotated[str, Field(max_length=128, description="one of the sites of the write keys; empty = any")] = ""
     channel: Channel = Channel.WEB
     policy: Annotated[str, Field(max_length=64)] = ""
+    reward_worth_micros: Annotated[Micros | None, Field(description="what a reward of 1 is worth")] = None
     count_max: Annotated[int, Field(ge=1, le=50)] = 1
     fallback: Annotated[dict[Label, str], Field(max_length=64, description="content; never counted or billed")] = {}
     labels: Labels = {}
+    members: Annotated[list[Key], Field(max_length=5, description="a group's: of different channels")] = []
+
+    @model_validator(mode="after")
+    def _can_choose(self) -> Self:
+        if len(self.members) == 1:
+            raise ValueError(f"members: found {self.members[0]!r} alone, expected two or more to choose among")
+        if len(set(self.members)) < len(self.members):
+            raise ValueError(f"members: found {', '.join(self.members)}, expected each placement once")
+        if self.id in self.members:
+            raise ValueError(f"members: found {self.id!r}, which is the group itself; expected other placements")
+        return self
 
 
 Body = Advertiser | Campaign | Line | Creative | Placement | Experiment
+
+HOLDS_MAX: Final = 10
+"""One decision holds pieces of so many skus at most; of a creative's, of the first ones."""
 
 KINDS: Final[Mapping[str, type[BaseModel]]] = {
     "advertisers": Advertiser,

@@ -1,6 +1,25 @@
 """Decisions and what became of them."""
 
-from msgspec import Struct
+from typing import Final
+
+from msgspec import UNSET, Struct, UnsetType
+
+from schemas.spend import Hold
+
+OWN_REVENUE: Final = -1
+"""Of a goal's value: each event's own revenue."""
+
+
+class GoalTerms(Struct, array_like=True, frozen=True):
+    """One goal of a choice as it was when it was decided: the event, what one is worth, and for how long it counts.
+
+    event: an EventType's value. value_micros: OWN_REVENUE = the event's own revenue. window_ms: from the click to the
+    event, its last millisecond included; of an impression or a click, and where there is no click, from the decision.
+    """
+
+    event: str
+    value_micros: int = OWN_REVENUE
+    window_ms: int = 0
 
 
 class Choice(Struct, array_like=True):
@@ -10,6 +29,12 @@ class Choice(Struct, array_like=True):
     line_id, pays_for, price_micros, lease_id, budget_day: what was reserved for it. pays_for: "impression", "click",
     "action", or "" where nothing is paid; budget_day: `YYYY-MM-DD` in the line's zone.
     campaign_day: the same in the campaign's zone; "" = the same day.
+    goals: what is wanted of it, the one first that an action's price pays for; () = by the settings' rules.
+    worth_micros: what a reward of 1 is worth in its placement; 0 = rewards are weighed by the settings.
+    chosen_by: the group that chose the decision's placement among its members, in the decision's first choice alone;
+    group_propensity: with which probability (its product with `propensity` is that of the whole choice); group_lesson:
+    as lesson, of the group's policy. send_ms: when it was to be sent, ms since 1970 UTC; 0 = nothing is sent.
+    holds, hold_ms: pieces kept for the visitor, and for how long from the decision on, the last millisecond included.
     """
 
     action_id: str
@@ -24,6 +49,32 @@ class Choice(Struct, array_like=True):
     lease_id: str = ""
     budget_day: str = ""
     campaign_day: str = ""
+    goals: tuple[GoalTerms, ...] = ()
+    worth_micros: int = 0
+    chosen_by: str = ""
+    group_propensity: float = 1.0
+    group_lesson: bytes = b""
+    send_ms: int = 0
+    holds: tuple[Hold, ...] = ()
+    hold_ms: int = 0
+
+
+class GroupLog(Struct):
+    """How a decision's placement was chosen among a group's members: the log of a decision, one level up.
+
+    placement_id: the group's. candidates: the members with something to show. propensity: of the one chosen. excluded:
+    member -> why. Its seed is made of the decision's and the group's id (see pipeline/core/group.py).
+    """
+
+    placement_id: str
+    policy: str
+    model_version: str
+    propensity: float
+    candidates: list[str]
+    propensities: list[float]
+    excluded: dict[str, str] = {}
+    scores: list[float] = []
+    rules: dict[str, float] = {}
 
 
 class DecisionLog(Struct):
@@ -43,6 +94,17 @@ class DecisionLog(Struct):
     degraded: list[str] = []
     scores: list[float] = []  # of each candidate: what the policy made the propensities from
     rules: dict[str, float] = {}  # the policy's settings, by name
+    group: GroupLog | UnsetType = UNSET  # where the placement itself was chosen, by a group of placements
+
+
+class Reached(Struct, array_like=True):
+    """How often a goal's event came within its window, and with how much revenue. Of impressions and clicks: nothing.
+
+    Those are told by the decision's own times.
+    """
+
+    count: int = 0
+    revenue_micros: int = 0
 
 
 class OpenDecision(Struct, array_like=True):
@@ -62,6 +124,7 @@ class OpenDecision(Struct, array_like=True):
     model_version: str = ""
     policy: str = ""
     site: str = ""
+    reached: list[Reached] = []  # of each of the choice's goals, in their order; empty while there is nothing to say
 
 
 class Response(Struct, array_like=True):
@@ -117,3 +180,10 @@ class Outcome(Struct, array_like=True):
     campaign_day: str = ""
     is_new: bool = False
     is_paid: bool = False
+    holds: tuple[Hold, ...] = ()
+    hold_ms: int = 0
+    chosen_by: str = ""  # this and the next three: the choice's
+    group_propensity: float = 1.0
+    group_lesson: bytes = b""
+    send_ms: int = 0
+    value_micros: int = 0  # what it has earned in money: of its goals; without goals, its revenue

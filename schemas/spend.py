@@ -1,4 +1,4 @@
-"""What the spend stage keeps (the topic `spend`): books of money by line and day, open reservations, leases, stock.
+"""What the spend stage keeps (the topic `spend`): money by line and day, open reservations, leases, stock, held pieces.
 
 All amounts are integers that only add: partitions merge in any order. Entries by key, see `pipeline/core/spend.py`.
 """
@@ -58,6 +58,52 @@ class StockLevel(Struct, array_like=True):
     sku: str
     level: int
     event_time_ms: int
+
+
+class Hold(Struct, array_like=True):
+    """A piece of a sku that a choice keeps for whom it was shown to. lease_id: "" where nobody had told a level."""
+
+    site: str
+    sku: str
+    lease_id: str = ""
+
+
+class Sale(Struct, array_like=True):
+    """A visitor has bought a sku of which a decision of his held a piece."""
+
+    decision_id: str
+    action_id: str
+    sku: str
+    event_time_ms: int
+
+
+class Held(Struct, array_like=True):
+    """A piece while it is held: to ends_ms, included."""
+
+    site: str
+    sku: str
+    ends_ms: int
+
+
+class Sold(Struct, array_like=True):
+    """A held piece that was bought: the level may not know of it yet. ends_ms: until when it would have been held."""
+
+    site: str
+    sku: str
+    ends_ms: int
+    event_time_ms: int
+
+
+class Pieces(Struct, array_like=True):
+    """The books of a sku's pieces: held = bought + ended + bots + open, at every moment."""
+
+    site: str
+    sku: str
+    held: int = 0
+    bought: int = 0
+    ended: int = 0
+    bots: int = 0
+    open: int = 0
 
 
 class SpendFixed(Struct, array_like=True):

@@ -51,6 +51,7 @@ STATUS_OF: Final[Mapping[Reason, int]] = {
     Reason.UNKNOWN_PARENT: 422,
     Reason.UNKNOWN_PLACEMENT: 422,
     Reason.UNKNOWN_POLICY: 422,
+    Reason.MEMBERS: 422,
     Reason.AUDIENCE: 422,
     Reason.STEP: 409,
     Reason.ENDED: 409,

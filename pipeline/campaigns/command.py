@@ -72,7 +72,7 @@ def import_file(settings: Settings, console: Console, wish: ImportWish) -> int:
 def _imported(store: Store, wanted: Sequence[Wanted], wish: ImportWish) -> list[Done]:
     done: list[Done] = []
     try:
-        with store.changing(_author(), now_ms()) as changes:
+        with store.changing(author("herald campaigns import"), now_ms()) as changes:
             done = apply(changes, wanted, wish.publish)
             if wish.dry_run:
                 raise _NotStored
@@ -158,9 +158,10 @@ def _replace(file: Path, text: str) -> None:
             raise
 
 
-def _author() -> Author:
+def author(command: str) -> Author:
+    """Return who runs a command, for the audit."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError, ImportError):  # a user id without a name, as in containers
         name = str(os.getuid())
-    return Author(name, f"herald campaigns import, on {socket.gethostname()}")
+    return Author(name, f"{command}, on {socket.gethostname()}")

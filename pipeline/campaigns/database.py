@@ -5,8 +5,10 @@ PostgreSQL writers wait for each other at one row: changes are few and short, an
 """
 
 import contextlib
+import errno
 import fcntl
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +28,7 @@ WAIT_S: Final = 10
 SCHEMA: Final = "schema"
 LOCK_KEYS: Final = (0x48455241, 0x4C44)  # of the advisory locks; they share one space with others' of the database
 _WRITES: Final = "herald_writes"
+_MAKING: Final = threading.Lock()
 _DRIVERS: Final = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
 
 
@@ -169,7 +172,15 @@ def _make_file(path: Path) -> None:
     """Make SQLite's file for its owner alone, and its folder. Raises SettingsError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        with _MAKING:
+            # never closed once it may be in use: that would drop the locks that SQLite has on it in this process, and
+            # another process could take itself for the last one and delete the log of changes
+            if not path.exists():
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except FileExistsError:
+        pass  # another process has just made it
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}; expected a file that can be written") from error
 

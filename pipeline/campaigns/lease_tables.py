@@ -12,13 +12,15 @@ ACCOUNTS = Table(
     _METADATA,
     Column("kind", Text, primary_key=True),
     Column("id", Text, primary_key=True),
-    Column("version", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
     Column("total_micros", BigInteger),
     Column("daily_micros", BigInteger),
     Column("position", Text, nullable=False),
     Column("short_ms", BigInteger, nullable=False),
 )
-"""Lines and campaigns that money was asked for: the limits as of the newest version that a process knew.
+"""Lines and campaigns that money was asked for, and skus that pieces were: limits of the newest version that was known.
+
+A sku's limit is its level, of which the version is the time in ms; its unit is a piece.
 
 position: up to where the spend state has to be known by who grants, since leases were closed by it; "" = no matter.
 short_ms: when somebody last got nothing, by that one's clock.
@@ -54,3 +56,11 @@ STEP: Final[Sequence[str]] = (
     "CREATE INDEX leases_by_campaign ON leases (campaign_id)",
 )
 """How they are made: a step of `pipeline.campaigns.tables.STEPS`."""
+
+LEVEL_STEP: Final[Sequence[str]] = (
+    "ALTER TABLE lease_accounts ADD COLUMN newest BIGINT NOT NULL DEFAULT 0",
+    "UPDATE lease_accounts SET newest = version",
+    "ALTER TABLE lease_accounts DROP COLUMN version",
+    "ALTER TABLE lease_accounts RENAME COLUMN newest TO version",
+)
+"""Another step: a version that is a time in ms. SQLite changes no column's type, nor puts it back in its place."""

@@ -26,6 +26,7 @@ from pipeline.core.lease import (
     Terms,
     View,
     ahead_of_both,
+    of_newest_level,
     settle,
 )
 from pipeline.core.spend import SpendRules
@@ -75,10 +76,12 @@ class Leases:
             if not asks:
                 return Talk((), ())
             found = _open_of(connection, asks)
-            rows = self._rows(connection, {name for lease in found for name in lease.names}, terms)
-            limits = {name: row.limits for name, row in rows.items()}
-            positions = {name: row.position for name, row in rows.items()}
+            names = {name for lease in found for name in lease.names}
             with still or nullcontext():
+                newest = [of_newest_level(one, view) for one in terms.values()]
+                rows = self._rows(connection, names, newest)
+                limits = {name: row.limits for name, row in rows.items()}
+                positions = {name: row.position for name, row in rows.items()}
                 settled = settle(asks, limits, positions, found, view, self._rules)
             self._store(connection, settled, positions, time_ms)
             return Talk(settled.granted, settled.behind)
@@ -100,21 +103,20 @@ class Leases:
         with self.database.reading() as connection:
             return _all_limits(connection)
 
-    def _rows(self, connection: Connection, names: Iterable[Name], terms: Mapping[str, Terms]) -> dict[Name, _Row]:
+    def _rows(self, connection: Connection, names: Iterable[Name], terms: Iterable[Terms]) -> dict[Name, _Row]:
         """Return the rows of these names and of the terms', made or brought up to the terms where those are newer."""
         wanted: dict[Name, Limits] = {}
-        for one in terms.values():
-            campaign = Limits(one.campaign_version, one.campaign_total_micros, one.campaign_daily_micros)
-            wanted["line", one.line_id] = Limits(one.version, one.total_micros, one.daily_micros)
-            name = ("campaign", one.campaign_id)
-            wanted[name] = max(wanted.get(name, campaign), campaign, key=lambda each: each.version)
+        for one in terms:
+            for name, limits in one.limits.items():
+                if name not in wanted or limits.is_newer(wanted[name]):
+                    wanted[name] = limits
         rows = {name: self._row(row) for name, row in _accounts(connection, {*names, *wanted})}
         for name, limits in wanted.items():
             if name not in rows:
                 values = {"kind": name[0], "id": name[1], "position": "", "short_ms": 0}
                 connection.execute(insert(ACCOUNTS).values(**values, **limits._asdict()))
                 rows[name] = _Row(limits, ())
-            elif rows[name].limits.version < limits.version:
+            elif limits.is_newer(rows[name].limits):
                 connection.execute(update(ACCOUNTS).where(*_is(name)).values(**limits._asdict()))
                 rows[name] = rows[name]._replace(limits=limits)
         return rows

@@ -19,6 +19,8 @@ class Reason(StrEnum):
     UNKNOWN_PARENT = "unknown_parent"
     UNKNOWN_PLACEMENT = "unknown_placement"
     UNKNOWN_POLICY = "unknown_policy"
+    MEMBERS = "members"
+    """A group of placements that cannot be chosen among."""
     AUDIENCE = "audience"
     """The expression does not parse."""
     STEP = "step"

@@ -16,11 +16,12 @@ from sqlalchemy import Connection, Row, Select, and_, delete, exists, select, tu
 from pipeline.campaigns import rules
 from pipeline.campaigns.buckets import HOLDS_BUCKETS, allotted, kept
 from pipeline.campaigns.database import Database
+from pipeline.campaigns.groups import check_group
 from pipeline.campaigns.refusals import Reason, Refused
 from pipeline.campaigns.tables import AUDIT, LABELS, OBJECTS, OUTBOX, VERSIONS
 from pipeline.core.json_diff import diff
 from pipeline.edge import metrics
-from schemas.campaign import PARENTS, Line, Status, Stored
+from schemas.campaign import PARENTS, Line, Placement, Status, Stored
 from schemas.experiment import Experiment
 
 PAGE_MAX: Final = 1_000
@@ -222,6 +223,8 @@ class Changes:
         self._check_parent(before, kind, values)
         if isinstance(body, Line | Experiment):
             self._check_placements(kind, body)
+        if isinstance(body, Placement) and (body.members or before is not None):
+            check_group(body, self._other_placements(body.id))
         key: str = values["id"]
         after = before.model_copy(update={"body": values}) if before else _first(kind, key, values)
         return self._write(before, after, what)
@@ -256,6 +259,11 @@ class Changes:
             errors = [(f"placements.{at}", "an id of placements") for at, _ in unknown[:10]]
             detail = f"{kind}/{body.id}: placements: no {names}; expected ids of placements"
             raise Refused(Reason.UNKNOWN_PLACEMENT, detail, errors)
+
+    def _other_placements(self, key: str) -> dict[str, Placement]:
+        query = select(OBJECTS).where(OBJECTS.c.kind == "placements", OBJECTS.c.id != key)
+        found = [_stored(row) for row in self._connection.execute(query.order_by(OBJECTS.c.id))]
+        return {one.id: Placement.model_validate(one.body) for one in found}
 
     def _write(self, before: Stored | None, after: Stored, what: str) -> Stored:
         """Write the next version of an object, and all that goes with it."""

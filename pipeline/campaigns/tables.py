@@ -9,7 +9,9 @@ from typing import Final
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text
 
+from pipeline.campaigns.lease_tables import LEVEL_STEP
 from pipeline.campaigns.lease_tables import STEP as LEASE_STEP
+from pipeline.campaigns.slot_tables import STEP as SLOT_STEP
 
 METADATA: Final = MetaData()
 
@@ -115,4 +117,6 @@ STEPS: Final[Sequence[Sequence[str]]] = (
         )""",
     ),
     LEASE_STEP,
+    LEVEL_STEP,
+    SLOT_STEP,
 )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.campaigns import rules
 from pipeline.errors import HeraldError
-from schemas.campaign import KINDS, Status, Stored
+from schemas.campaign import KINDS, Placement, Status, Stored
 
 ERRORS_SHOWN_MAX: Final = 20
 STATUS: Final = "status"
@@ -96,11 +96,16 @@ def read(text: str) -> list[Wanted]:
     faults = [f"{kind!s:.40}: unknown; expected some of {kinds}" for kind in found if kind not in KINDS]
     wanted: list[Wanted] = []
     for kind in rules.ORDER:
-        wanted += _read_kind(kind, found.get(kind), faults)
+        wanted += sorted(_read_kind(kind, found.get(kind), faults), key=_is_group)
     if faults:
         more = [f"and {len(faults) - ERRORS_SHOWN_MAX} more"] if len(faults) > ERRORS_SHOWN_MAX else []
         raise FileError("\n".join([*faults[:ERRORS_SHOWN_MAX], *more]))
     return wanted
+
+
+def _is_group(one: Wanted) -> bool:
+    """A group of placements names others: it stands behind them."""
+    return isinstance(one.body, Placement) and bool(one.body.members)
 
 
 def _read_kind(kind: str, given: object, faults: list[str]) -> Iterator[Wanted]:

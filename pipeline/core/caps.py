@@ -1,19 +1,36 @@
 """Frequency caps: how often a visitor was shown a creative, its line and its campaign, and which cap is full.
 
 An hour is the last 60 minutes, a day the last 24 hours, to the millisecond. Counted is what was answered, not what was
-seen (shown.py says why): what the profile stage has counted, and this process's own decisions that it has not counted
-yet. So a process never exceeds a cap; several processes together can, by what the others decided within the time that
-a decision takes through the log to all of them (about a second).
+seen (shown.py says why): what the profile stage has counted, and what it has not counted yet.
 
-Without consent nobody is known, and a cap is held by a key made of the day and what every request shows: in memory
-only, forgotten when the day ends.
+Several processes never exceed a cap together: each visitor has one process that counts (slots.py), the others ask it,
+or show nothing that has a cap. What it showed stands in a file before the answer leaves (pipeline/delivery/shows.py),
+and whoever counts next reads it: a neighbour on the same data folder knows at once what a killed or stopped process has
+shown, to the last decision. What a process shows less for it, and for how long:
+- as long as the visitor's process does not answer, nothing that has a cap is shown (`cap:elsewhere`); after a kill on
+  the same machine that is until a neighbour or the restarted process has looked (about a second), else until its lease
+  is over (SlotRules: 10 s and the margin; 5 min where it was the only one).
+- where a process of another machine was killed, the next one cannot read its files: to visitors without consent it
+  shows nothing that has a cap until that machine's next process has brought them, or their day ends; to the others
+  until the profiles have passed the end of the lease by LAG_MS (`cap:unknown`). A process that ends in an orderly way
+  hands over all it knows.
+So a cap is passed by 0, for any number of processes, kills, stops and restarts; but for
+- what a process of another machine had answered and not sent to the broker when it was killed or stopped (some 20 ms of
+  decisions), where its record comes later than LAG_MS after its lease ended, or never: to visitors with an id;
+- the last seconds of a machine that loses its power: the files stand in its page cache;
+- what was shown before every process had heard of a new cap: about a second;
+- visitors with an id, while the profiles are behind by more than 100,000 of them.
+
+Without consent nobody is known, and a cap is held by a key made of the day and what every request shows, salted with a
+secret: in memory and in those files, forgotten when the day ends. Processes on several machines need the same secret
+(HERALD_MASK_SECRET), or they count apart.
 """
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from pipeline.core.shown import KEPT_MS, STAMPS_MAX, first_after, has_stamp, stamp
 from schemas.campaign import DAY_MS, HOUR_MS, Cap
@@ -22,8 +39,18 @@ from schemas.profile import Shown, VisitorState
 
 LEVELS: Final = ("campaign", "line", "creative")
 PERS: Final = ("hour", "day", "lifetime")
+LOST_MAX: Final = 1_000_000
+"""So many keys of a day are remembered that had to go; were there more, nothing is known of any."""
 MANY: Final = 2**31
 """A count that fills every cap: where what was counted had to be dropped."""
+
+
+class Full(Protocol):
+    """A cap without room. detail: for the reason of an exclusion."""
+
+    @property
+    def detail(self) -> str:
+        """Which cap, or why it counts as full."""
 
 
 class CapRule(NamedTuple):
@@ -48,8 +75,24 @@ def cap_rules(level: str, object_id: str, caps: Sequence[Cap]) -> tuple[CapRule,
     return tuple(CapRule(level, object_id, cap.per, cap.count, key, PERS.index(cap.per)) for cap in caps)
 
 
+class Closed(NamedTuple):
+    """What counts as full whatever the cap: where it is not known, or not ours to know, how often it was shown."""
+
+    detail: str
+
+    def full(self, rules: Sequence[CapRule]) -> Full | None:
+        """Return itself: there is no room in any cap."""
+        return self
+
+
+ELSEWHERE: Final = Closed("elsewhere")
+"""Another process counts for this visitor, and it was not asked, or did not answer."""
+UNKNOWN: Final = Closed("unknown")
+"""It is not known yet what another process has shown."""
+
+
 class OwnShow(NamedTuple):
-    """One choice of this process's own. mark: see shown.stamp."""
+    """One choice, as it was answered. mark: see shown.stamp."""
 
     mark: int
     creative_id: str
@@ -57,16 +100,29 @@ class OwnShow(NamedTuple):
     campaign_id: str
 
 
+def own_shows(decision_id: str, decided_ms: int, choices: Iterable[Choice]) -> list[OwnShow]:
+    """Return what a decision has shown. Choices without a line are not counted."""
+    mark = stamp(decision_id, decided_ms)
+    return [
+        OwnShow(mark, each.creative_id or each.action_id, each.line_id, each.campaign_id)
+        for each in choices
+        if each.line_id
+    ]
+
+
 class OwnShows:
-    """This process's own decisions that the profile stage may not have counted yet, by visitor (or by cap_key).
+    """Decisions that the profile stage may not have counted yet, by visitor (or by cap_key): this process's own, and
+    those of others whose visitors it has taken over.
 
     Bounded: of keys_max visitors those asked for last, of each the newest 1,000 choices, for 25 hours.
     `evicted` counts the visitors that had to go. For keys of a day, call `turn` before each use.
     """
 
-    def __init__(self, keys_max: int = 100_000) -> None:
-        """Start with nothing."""
+    def __init__(self, keys_max: int = 100_000, *, keeps_lost: bool = False) -> None:
+        """Start with nothing. keeps_lost: remember who had to go, until the day turns (see `is_lost`)."""
         self._keys_max = keys_max
+        self._keeps_lost = keeps_lost
+        self._lost: set[int] = set()
         self._shows: OrderedDict[str, list[OwnShow]] = OrderedDict()
         self._day = ""
         self.evicted = 0
@@ -80,15 +136,22 @@ class OwnShows:
         if day != self._day:
             self._day = day
             self._shows.clear()
+            self._lost.clear()
+
+    def is_lost(self, key: str) -> bool:
+        """Say whether something of a key had to go, or may have: then how often it was shown is not known."""
+        return bool(self._lost) and (hash(key) in self._lost or len(self._lost) >= LOST_MAX)
 
     def note(self, key: str, decision_id: str, decided_ms: int, choices: Sequence[Choice]) -> None:
         """Note what was answered. Choices without a line are not counted."""
-        mark = stamp(decision_id, decided_ms)
-        new = [
-            OwnShow(mark, each.creative_id or each.action_id, each.line_id, each.campaign_id)
-            for each in choices
-            if each.line_id
-        ]
+        self._add(key, own_shows(decision_id, decided_ms, choices))
+
+    def merge(self, key: str, shows: Iterable[OwnShow]) -> None:
+        """Note what another process has answered; what is known already counts once."""
+        known = set(self._shows.get(key, ()))
+        self._add(key, [each for each in shows if each not in known])
+
+    def _add(self, key: str, new: list[OwnShow]) -> None:
         if not new:
             return
         shows = self._shows.setdefault(key, [])
@@ -96,8 +159,10 @@ class OwnShows:
         del shows[:-STAMPS_MAX]
         self._shows.move_to_end(key)
         while len(self._shows) > self._keys_max:
-            self._shows.popitem(last=False)
+            gone, _ = self._shows.popitem(last=False)
             self.evicted += 1
+            if self._keeps_lost and len(self._lost) < LOST_MAX:
+                self._lost.add(hash(gone))
 
     def of(self, key: str, state: VisitorState | None, time_ms: int) -> Sequence[OwnShow]:
         """Return what this process knows of a visitor beyond the state, and forget what the state has counted.
@@ -143,7 +208,7 @@ class CapCounts:
         at = PERS.index(per)
         return MANY if self._lost[at] else self._found().get((level, object_id), [0, 0, 0])[at]
 
-    def full(self, rules: Sequence[CapRule]) -> CapRule | None:
+    def full(self, rules: Sequence[CapRule]) -> Full | None:
         """Return the first of these caps that leaves no room for one more; None where there is room in all."""
         counts = self._found()
         if not counts:

@@ -16,6 +16,7 @@ from pipeline.core.audience import Audience, AudienceError, parse
 from pipeline.core.caps import CapRule, cap_rules
 from pipeline.core.schedule import Timetable
 from schemas.campaign import (
+    HOLDS_MAX,
     PARENTS,
     Advertiser,
     Budget,
@@ -31,6 +32,7 @@ from schemas.campaign import (
     Status,
     Stored,
 )
+from schemas.outcome import OWN_REVENUE, GoalTerms
 
 B = TypeVar("B", bound=BaseModel)
 B_co = TypeVar("B_co", bound=BaseModel, covariant=True)
@@ -53,7 +55,7 @@ class LiveCampaign:
     timetable: Timetable
     budget: Budget | None
     caps: tuple[CapRule, ...]
-    goal: Goal
+    goals: tuple[GoalTerms, ...]
     labels: Mapping[str, str]
 
 
@@ -61,9 +63,9 @@ class LiveCampaign:
 class LiveLine:
     """A published line under published parents.
 
-    audience: None = everyone. caps: the campaign's, then its own. goal: its own or the campaign's. creatives: those
+    audience: None = everyone. caps: the campaign's, then its own. goals: its own or the campaign's. creatives: those
     that are published. each_micros: what one event of pays_for costs; 0 and "" without a price. published_ms: when this
-    version of it was stored.
+    version of it was stored. hold_ms: 0 = no piece of the skus is held.
     """
 
     id: str
@@ -79,8 +81,9 @@ class LiveLine:
     each_micros: int
     pacing: Pacing
     caps: tuple[CapRule, ...]
-    goal: Goal
+    goals: tuple[GoalTerms, ...]
     skus: tuple[str, ...]
+    hold_ms: int
     priority: int
     placements: tuple[str, ...]
     channels: frozenset[Channel]
@@ -95,7 +98,10 @@ class LiveLine:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveCreative:
-    """A published creative: a Candidate (see decide.py) that knows its line and price."""
+    """A published creative: a Candidate (see decide.py) that knows its line and price.
+
+    held_skus: of which showing it holds a piece, as the line's hold_ms says; empty = of none.
+    """
 
     id: str
     version: int
@@ -105,6 +111,7 @@ class LiveCreative:
     content: Mapping[str, str]
     features: Mapping[str, object]
     skus: tuple[str, ...]
+    held_skus: tuple[str, ...]
     caps: tuple[CapRule, ...]
     labels: Mapping[str, str]
     line_id: str
@@ -246,7 +253,7 @@ class _Reading:
             timetable=self._timetable(body.schedule),
             budget=body.budget,
             caps=cap_rules("campaign", body.id, body.caps),
-            goal=body.goal,
+            goals=_terms(body.goals),
             labels=body.labels,
         )
 
@@ -273,8 +280,9 @@ class _Reading:
             each_micros=0 if body.price is None else body.price.each_micros,
             pacing=body.pacing,
             caps=campaign.caps + cap_rules("line", body.id, body.caps),
-            goal=body.goal or campaign.goal,
+            goals=_terms(body.goals) or campaign.goals,
             skus=tuple(body.skus),
+            hold_ms=body.hold_ms or 0,
             priority=body.priority,
             placements=tuple(dict.fromkeys(body.placements)),
             channels=frozenset(body.channels),
@@ -336,12 +344,24 @@ def _put(
     channels: Iterable[Channel],
     known: "Mapping[str, _Found[Placement]]",
 ) -> None:
-    """Put something under each of its placements whose channel is one of its channels (none = any)."""
+    """Put something under each of its placements whose channel is one of its channels (none = any).
+
+    A group stands for its members.
+    """
     channels = frozenset(channels)
-    for name in placements:
+    for name in _members(placements, known):
         placement = known.get(name)
         if placement is not None and (not channels or placement.body.channel in channels):
             where.setdefault(name, []).append(what)
+
+
+def _members(placements: Iterable[str], known: "Mapping[str, _Found[Placement]]") -> Iterable[str]:
+    """Return placements, each group's members in its place, each once."""
+    found: dict[str, None] = {}
+    for name in placements:
+        group = known.get(name)
+        found.update(dict.fromkeys((name,) if group is None or not group.body.members else group.body.members))
+    return found
 
 
 def _creative(found: "_Found[Creative]", line: LiveLine) -> LiveCreative:
@@ -355,11 +375,20 @@ def _creative(found: "_Found[Creative]", line: LiveLine) -> LiveCreative:
         content=body.content,
         features=body.features,
         skus=tuple(body.skus),
+        held_skus=(tuple(body.skus) or line.skus)[:HOLDS_MAX] if line.hold_ms else (),
         caps=cap_rules("creative", body.id, body.caps),
         labels=body.labels,
         line_id=line.id,
         campaign_id=line.campaign.id,
         price=line.price,
+    )
+
+
+def _terms(goals: Iterable[Goal]) -> tuple[GoalTerms, ...]:
+    """Goals as decisions carry them."""
+    return tuple(
+        GoalTerms(goal.event, OWN_REVENUE if goal.value_micros is None else goal.value_micros, goal.window_ms)
+        for goal in goals
     )
 
 

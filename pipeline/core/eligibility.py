@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 
 from pipeline.core.audience import Facts
-from pipeline.core.caps import CapRule
+from pipeline.core.caps import CapRule, Full
 from pipeline.core.catalogue import LiveCreative, LiveLine, LivePlacement
 
 
@@ -41,8 +41,10 @@ MEANINGS: Final = {
     Reason.CONSENT: "without consent, it would be shown by what is known of the visitor (`audience`), or could not be "
     "counted (`cap`)",
     Reason.CAP: "a frequency cap is full; detail: of which object and time, `cap:line:day`; or `unknown`, as long as "
-    "profiles are being read",
-    Reason.STOCK: "none of its goods is in stock; detail: the line's or the creative's",
+    "profiles, or what a process that is gone has shown, are being read; or `elsewhere`: the delivery process that "
+    "counts for this visitor did not answer",
+    Reason.STOCK: "none of its goods is in stock; detail: the line's, the creative's, or `held`: the rest is held for "
+    "others",
     Reason.BUDGET: "no room in the line's or campaign's budget",
     Reason.PACING: "there is money, but it is to last: the line waits its turn",
     Reason.ON_PAGE: "already chosen for another placement of the page; detail: the creative, or its line",
@@ -54,7 +56,7 @@ MEANINGS: Final = {
 class CapsView(Protocol):
     """What was shown to the visitor: `caps.CapCounts`."""
 
-    def full(self, rules: Sequence[CapRule]) -> CapRule | None:
+    def full(self, rules: Sequence[CapRule]) -> Full | None:
         """Return the first of these caps without room for one more, or None."""
 
 
@@ -63,6 +65,9 @@ class StockView(Protocol):
 
     def has_stock(self, sku: str) -> bool:
         """Say whether any of it can be sold."""
+
+    def has_free(self, creative: LiveCreative) -> bool:
+        """Say whether a piece of any of a creative's held skus can be held, or is held by this visitor."""
 
 
 class BudgetView(Protocol):
@@ -79,6 +84,10 @@ class Plenty:
     """A stock and a budget without end: where nothing is limited."""
 
     def has_stock(self, sku: str) -> bool:
+        """Say yes."""
+        return True
+
+    def has_free(self, creative: LiveCreative) -> bool:
         """Say yes."""
         return True
 
@@ -213,6 +222,8 @@ def _after_caps(creative: LiveCreative, of_line: _OfLine, visit: Visit) -> str:
         return f"{_STOCK}:line"
     if creative.skus and not any(map(visit.stock.has_stock, creative.skus)):
         return f"{_STOCK}:creative"
+    if creative.held_skus and not visit.stock.has_free(creative):
+        return f"{_STOCK}:held"
     if of_line.lacks:
         return of_line.lacks
     if of_line.is_on_page:

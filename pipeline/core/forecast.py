@@ -271,3 +271,16 @@ def chance_gone(expected: Forecast, stock: float) -> Floats:
 def _first(gone: Floats, level: float) -> int | None:
     reached = np.flatnonzero(gone >= level)
     return int(reached[0]) + 1 if len(reached) else None
+
+
+def hours_until(expected: Forecast, stock: float, chance: float) -> float | None:
+    """Return in how many hours a stock is gone with this probability; None = later than 180 days from now."""
+    if stock <= 0:
+        return 0.0
+    gone = chance_gone(expected, stock)
+    day = _first(gone, chance)
+    if day is None:
+        return None
+    before = float(gone[day - 2]) if day > 1 else 0.0
+    part = (chance - before) / (float(gone[day - 1]) - before)
+    return 24.0 * (day - 1 + part)

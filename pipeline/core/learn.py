@@ -54,9 +54,9 @@ class Learn:
         self._fixed.block_time_ms = max(self._fixed.block_time_ms, outcomes.block_time_ms)
         for outcome in outcomes.outcomes:
             if outcome.trials_delta or outcome.reward_delta_micros:
-                counts["learn", self._add(outcome, outcomes.block_time_ms)] += 1
-                if outcome.lesson:
-                    counts.update({("lesson", what): many for what, many in self._linear.add(outcome).items()})
+                self._learn(outcome, outcomes.block_time_ms, counts)
+                if outcome.chosen_by:
+                    self._learn(of_group(outcome), outcomes.block_time_ms, counts)
         return Applied([], counts)
 
     def take_changes(self) -> tuple[list[tuple[str, bytes]], list[str]]:
@@ -68,6 +68,12 @@ class Learn:
     def fixed(self) -> bytes:
         """Return the partition's totals, packed."""
         return msgspec.msgpack.encode(self._fixed)
+
+    def _learn(self, outcome: Outcome, block_time_ms: int, counts: Counter[tuple[str, str]]) -> None:
+        counts["learn", self._add(outcome, block_time_ms)] += 1
+        if outcome.lesson:
+            for what, many in self._linear.add(outcome).items():
+                counts["lesson", what] += many
 
     def _add(self, outcome: Outcome, block_time_ms: int) -> str:
         if is_linear_key(outcome.placement_id):
@@ -90,3 +96,15 @@ class Learn:
         self._fixed.trials += outcome.trials_delta
         self._fixed.reward_micros += outcome.reward_delta_micros
         return "trial" if outcome.trials_delta else "correction"
+
+
+def of_group(outcome: Outcome) -> Outcome:
+    """Return what an outcome teaches the group that chose its placement: that the member earned what the choice did."""
+    return msgspec.structs.replace(
+        outcome,
+        placement_id=outcome.chosen_by,
+        action_id=outcome.placement_id,
+        propensity=outcome.group_propensity,
+        lesson=outcome.group_lesson,
+        chosen_by="",
+    )

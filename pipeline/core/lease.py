@@ -23,23 +23,30 @@ clocks that differ, and a spend stage any time behind. What lifts it, each by wh
 - the lease store put back to an older copy: what was granted since may be granted once more;
 - reservation windows lengthened between a lease's closing and the arrival of a record of it: that record.
 
+Pieces of a sku that are held (pipeline/core/holds.py) are leased the same way: one account, of kind "sku", whose unit
+is a piece, whose limit is the newest level that was told, and whose version is that one's time.
+
 A reader of the spend state may be behind. It must not be behind the state by which a lease was closed: `Position` says
 how far that was, stands with the accounts, and whoever knows less grants nothing (`is_behind`).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from typing import Final, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
+from pipeline.core.holds import hold_of, hold_terms
 from pipeline.core.spend import SpendRules
+from schemas.spend import StockLevel
 
+SKU: Final = "sku"
 SHARE: Final = 8
 """A grant is at most this part of what is available: what is left is spread over all who ask, down to single units."""
 
 Name = tuple[str, str]
-"""(kind, id) of what has accounts: "line" or "campaign"."""
+"""(kind, id) of what has accounts: "line", "campaign" or "sku"."""
 
 
 class Place(NamedTuple):
@@ -64,6 +71,8 @@ class Terms:
     pays_for: "impression", "click" or "action". price_micros: of one. zone, campaign_zone: IANA names, whose days the
     daily limits mean. version, campaign_version: of the objects; of two processes that know different ones, the newer
     counts.
+
+    Of a sku's pieces (`of_sku`) campaign_id is the account's, and total_micros the level.
     """
 
     line_id: str
@@ -85,9 +94,35 @@ class Terms:
         limits = (self.total_micros, self.daily_micros, self.campaign_total_micros, self.campaign_daily_micros)
         return any(limit is not None for limit in limits)
 
+    @property
+    def is_of_sku(self) -> bool:
+        """True for pieces, False for money."""
+        return hold_of(self.pays_for) is not None
+
+    @property
+    def limits(self) -> "dict[Name, Limits]":
+        """What has limits, and which."""
+        own = Limits(self.version, self.total_micros, self.daily_micros)
+        if self.is_of_sku:
+            return {(SKU, self.campaign_id): own}
+        campaign = Limits(self.campaign_version, self.campaign_total_micros, self.campaign_daily_micros)
+        return {("line", self.line_id): own, ("campaign", self.campaign_id): campaign}
+
+
+def sku_name(site: str, sku: str) -> str:
+    """Return the id of a sku's account. No site's name holds a `/`, and no other account's id."""
+    return f"{site}/{sku}"
+
+
+def of_sku(site: str, sku: str, hold_ms: int, level: StockLevel | None) -> Terms:
+    """Return the terms of holding pieces of a sku. level: the newest one; None = nobody has told one: no limit."""
+    version, pieces = (0, None) if level is None else (level.event_time_ms, level.level)
+    name = sku_name(site, sku)
+    return Terms(f"{hold_ms}/{name}", name, hold_terms(hold_ms), 1, total_micros=pieces, version=version)
+
 
 class Account(NamedTuple):
-    """What has a limit. kind: "line" or "campaign". day: `YYYY-MM-DD` in its own zone; "" = for ever."""
+    """What has a limit. kind: "line", "campaign" or "sku". day: `YYYY-MM-DD` in its own zone; "" = for ever."""
 
     kind: str
     id: str
@@ -100,6 +135,10 @@ class Limits(NamedTuple):
     version: int
     total_micros: int | None
     daily_micros: int | None
+
+    def is_newer(self, other: "Limits") -> bool:
+        """Say whether they take the place of others; of two levels of one moment the lower one counts."""
+        return (self.version, -(self.total_micros or 0)) > (other.version, -(other.total_micros or 0))
 
     def of(self, account: Account) -> int | None:
         """The limit of the object's account; None = none."""
@@ -125,13 +164,22 @@ class Lease(NamedTuple):
     is_final: bool = False
 
     @property
-    def names(self) -> tuple[Name, Name]:
-        """Whose money it is."""
+    def is_of_sku(self) -> bool:
+        """True for pieces, False for money."""
+        return hold_of(self.pays_for) is not None
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """Whose money it is, or which pieces."""
+        if self.is_of_sku:
+            return ((SKU, self.campaign_id),)
         return ("line", self.line_id), ("campaign", self.campaign_id)
 
     @property
-    def accounts(self) -> tuple[Account, Account, Account, Account]:
+    def accounts(self) -> tuple[Account, ...]:
         """What it is taken from."""
+        if self.is_of_sku:
+            return (Account(SKU, self.campaign_id),)
         return (
             Account("line", self.line_id),
             Account("line", self.line_id, self.line_day),
@@ -171,10 +219,25 @@ class View(Protocol):
         """The earliest of the partitions' clocks."""
 
     def spent_micros(self, account: Account) -> int:
-        """Return reserved - released."""
+        """Return reserved - released; of a sku the pieces that are held or were bought, as `level` may not know yet."""
 
     def seen_micros(self, lease_id: str) -> int:
         """Return what was reserved under a lease."""
+
+    def level(self, name: str) -> StockLevel | None:
+        """Return the newest level of a sku's account, None where none was told."""
+
+
+def of_newest_level(terms: Terms, view: View) -> Terms:
+    """Return terms of pieces with the level of a view, where that is newer.
+
+    What was bought and what was told belong together: to be asked under the same lock as `settle` asks the view, or
+    pieces that a level knows of would be left out, and the level that knew nothing of them be the limit.
+    """
+    level = view.level(terms.campaign_id) if terms.is_of_sku else None
+    if level is None:
+        return terms
+    return replace(terms, version=level.event_time_ms, total_micros=level.level)
 
 
 def is_behind(view: Position, known: Position) -> bool:
@@ -255,19 +318,19 @@ def settle(
         return view.is_whole and not any(is_behind(view.position, positions.get(name, ())) for name in lease.names)
 
     known = [ask for ask in asks if knows(ask.lease)]
-    held: dict[str, Lease] = {}
+    held: _Held = defaultdict(dict)
     closed: list[Lease] = []
     for lease in open_leases:
         if knows(lease) and can_close(lease, view, rules):
             closed.append(lease)
         else:
-            held[lease.lease_id] = lease
+            _hold(held, lease)
     granted: list[Lease] = []
     short: set[Account] = set()
     for ask in known:
         found = _grant(ask, limits, held, view)
         if isinstance(found, Lease):
-            held[found.lease_id] = found
+            _hold(held, found)
             granted.append(found)
         else:
             short.add(found)
@@ -281,17 +344,26 @@ def settle(
     )
 
 
-def _grant(ask: Ask, limits: Mapping[Name, Limits], held: Mapping[str, Lease], view: View) -> Lease | Account:
+_Held = defaultdict[Account, dict[str, Lease]]
+"""Leases that are not closed, by what they are taken from, so that many asks look at few leases each."""
+
+
+def _hold(held: _Held, lease: Lease) -> None:
+    for account in lease.accounts:
+        held[account][lease.lease_id] = lease
+
+
+def _grant(ask: Ask, limits: Mapping[Name, Limits], held: _Held, view: View) -> Lease | Account:
     """Return the lease with what is granted of an ask, or the account that has nothing left.
 
     What the store says of the lease itself does not count, but what its holder says: an answer may have been lost.
     """
-    others = [*(lease for lease in held.values() if lease.lease_id != ask.lease.lease_id), ask.lease]
-    found = [
-        (left, account)
-        for account in ask.lease.accounts
-        if (left := available_micros(account, limits[account.kind, account.id].of(account), others, view)) is not None
-    ]
+    found = []
+    for account in ask.lease.accounts:
+        open_leases = held[account] | {ask.lease.lease_id: ask.lease}
+        left = available_micros(account, limits[account.kind, account.id].of(account), open_leases.values(), view)
+        if left is not None:
+            found.append((left, account))
     unit = max(1, ask.unit_micros)
     units = max(1, ask.wanted_micros // unit)
     if found:

@@ -1,7 +1,11 @@
 """Decisions joined to what followed: impressions, clicks, conversions and rewards, within windows of event time.
 
-All times are minima and all rewards maxima, so what a decision has earned does not depend on the order in which the
-news of it came. The learner is told differences (Outcome.trials_delta, reward_delta_micros) and only adds.
+All times are minima, all rewards maxima, and all revenue sums, so what a decision has earned does not depend on the
+order in which the news of it came. The learner is told differences (Outcome.trials_delta, reward_delta_micros) and
+only adds.
+
+A choice that carries goals earns by them alone, each within its own window; which they are was written into it when it
+was decided, so that what a marketer changes later changes nothing of it.
 """
 
 from collections import Counter
@@ -14,22 +18,28 @@ import msgspec
 from msgspec import Struct
 
 from schemas.event import Event, EventType
-from schemas.outcome import Choice, OpenDecision, Outcome, Response
+from schemas.outcome import OWN_REVENUE, Choice, OpenDecision, Outcome, Reached, Response
 
 MICROS: Final = 1_000_000
 _MINUTE_MS: Final = 60_000
 _DAY_MS: Final = 86_400_000
 
 CONVERSIONS: Final = frozenset({EventType.CONVERSION, EventType.PURCHASE})
-RESPONSES: Final = CONVERSIONS | {EventType.IMPRESSION, EventType.CLICK, EventType.REWARD}
+_SHOWING: Final = frozenset({EventType.IMPRESSION, EventType.CLICK})
+WANTED: Final = CONVERSIONS | {EventType.SUBSCRIBE, EventType.ADD_TO_CART}
+"""What may follow a click. Of these, one that is no conversion counts for the choices only that have it as a goal."""
+RESPONSES: Final = WANTED | _SHOWING | {EventType.REWARD}
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeRules:
     """The rules of outcomes. All windows are in event time and include their last millisecond.
 
-    click_window_ms: from the decision to an impression or click.
-    conversion_window_ms: from the click (or, without one, the decision) to a conversion or a reward by name.
+    A goal's own window is what counts for that goal; where it is longer, its events are joined for that long.
+
+    click_window_ms: from the decision (of what is sent: from when it was to be) to an impression or click.
+    conversion_window_ms: from the click (or, without one, from there) to a conversion or a reward by name.
+    reward_…_micros: of choices whose placement does not say what a reward is worth.
     early_window_ms: how long a response waits for its decision to appear in the log.
     expired_entries_max: entries cleared of expired decisions in one block, so that no state record grows without bound.
     """
@@ -50,6 +60,7 @@ class Effect(Enum):
     JOINED = "joined"
     REPEATED = "repeated"  # seen before: pays once
     EXPIRED = "expired"  # past the window
+    UNWANTED = "unwanted"  # no conversion, and no goal of the choice
 
 
 class _Head(Struct):
@@ -91,32 +102,54 @@ def read_response(event: Event) -> Response:
     """Return an event of one of RESPONSES as a response. A score outside 0..1 counts as the nearer bound, NaN as 0."""
     kind = event.event_type
     explicit = round(min(1.0, max(0.0, event.score)) * MICROS) if kind is EventType.REWARD else 0
-    revenue = event.revenue_micros if kind in CONVERSIONS else 0
+    revenue = event.revenue_micros if kind in WANTED else 0
     return Response(event.decision_id, event.action_id, kind.value, event.event_time_ms, revenue, explicit)
 
 
 def choose(named: Sequence[OpenDecision], response: Response) -> OpenDecision | None:
     """Return the choice that a response means, of those of its decision; None where it names another action.
 
-    Without an action it is the first choice; for a conversion, the choice that was clicked last before it, if any.
+    Without an action it is the first choice; for what follows a click, the choice that was clicked last before it, if
+    any: of those that want it, else of all.
     """
     if response.action_id:
         return next((found for found in named if found.choice.action_id == response.action_id), None)
-    if response.kind in CONVERSIONS:
+    if response.kind in WANTED:
         clicked = [found for found in named if 0 < found.clicked_ms <= response.event_time_ms]
         if clicked:
-            return max(clicked, key=lambda found: found.clicked_ms)
+            return max(clicked, key=lambda found: (wants(found.choice, response.kind), found.clicked_ms))
+        return next((found for found in named if wants(found.choice, response.kind)), named[0] if named else None)
     return named[0] if named else None
 
 
-def last_touch(decisions: Sequence[OpenDecision], time_ms: int, rules: OutcomeRules) -> OpenDecision | None:
-    """Return the decision that a conversion of this time is owed to: clicked last before it, within the window."""
-    clicked = [
-        found
-        for found in decisions
-        if found.clicked_ms and 0 <= time_ms - found.clicked_ms <= rules.conversion_window_ms
-    ]
-    return max(clicked, key=lambda found: found.clicked_ms, default=None)
+def last_touch(
+    decisions: Sequence[OpenDecision], time_ms: int, rules: OutcomeRules, kind: str = EventType.CONVERSION
+) -> OpenDecision | None:
+    """Return the decision that an event of WANTED of this time is owed to: clicked last before it, within its window.
+
+    kind: of the event. One that earns by it goes before one that would not: nobody's click takes what it does not want.
+    """
+    best: tuple[bool, int] = (False, 0)
+    owed = None
+    for found in decisions:
+        after_ms = time_ms - found.clicked_ms
+        if not found.clicked_ms or after_ms < 0:
+            continue
+        is_told = kind in CONVERSIONS and after_ms <= rules.conversion_window_ms
+        earns = wants(found.choice, kind, after_ms) if found.choice.goals else is_told
+        if (earns or is_told) and (earns, found.clicked_ms) > best:
+            best, owed = (earns, found.clicked_ms), found
+    return owed
+
+
+def wants(choice: Choice, kind: str, after_ms: int = 0) -> bool:
+    """Say whether an event of WANTED pays for a choice: one of its goals; where it has none, a conversion.
+
+    kind: of the event. after_ms: how long after the click it came; windows of goals include their last millisecond.
+    """
+    if not choice.goals:
+        return kind in CONVERSIONS
+    return any(goal.event == kind and after_ms <= goal.window_ms for goal in choice.goals)
 
 
 def take_response(decision: OpenDecision, response: Response, rules: OutcomeRules) -> Effect:
@@ -124,43 +157,118 @@ def take_response(decision: OpenDecision, response: Response, rules: OutcomeRule
 
     A response before its decision (clocks differ) is within the window.
     """
-    time_ms = response.event_time_ms
-    if time_ms > _closes_ms(decision, response.kind, rules):
+    time_ms, kind, choice = response.event_time_ms, response.kind, decision.choice
+    if kind in WANTED and kind not in CONVERSIONS and not wants(choice, kind):
+        return Effect.UNWANTED
+    if time_ms > _closes_ms(decision, kind, rules):
         return Effect.EXPIRED
     before = (decision.impressed_ms, decision.clicked_ms, decision.explicit_micros)
     decision.impressed_ms = min(decision.impressed_ms or time_ms, time_ms)
-    if response.kind == EventType.CLICK:
+    if kind == EventType.CLICK:
         decision.clicked_ms = min(decision.clicked_ms or time_ms, time_ms)
-    elif response.kind == EventType.REWARD:
+    elif kind == EventType.REWARD:
         decision.explicit_micros = max(decision.explicit_micros, response.explicit_micros)
-    elif response.kind in CONVERSIONS:
-        decision.conversions += 1
-        decision.revenue_micros += response.revenue_micros
+    elif kind in WANTED:
+        if kind in CONVERSIONS:
+            decision.conversions += 1
+            decision.revenue_micros += response.revenue_micros
+        _reach(decision, response)
         return Effect.JOINED
     after = (decision.impressed_ms, decision.clicked_ms, decision.explicit_micros)
     return Effect.JOINED if before != after else Effect.REPEATED
 
 
+def _reach(decision: OpenDecision, response: Response) -> None:
+    """Note a goal's event, if it came within that goal's window."""
+    goals = decision.choice.goals
+    for at, goal in enumerate(goals):
+        if goal.event == response.kind and response.event_time_ms <= _clicked_or_decided_ms(decision) + goal.window_ms:
+            if not decision.reached:
+                decision.reached = [Reached() for _ in goals]
+            decision.reached[at].count += 1
+            decision.reached[at].revenue_micros += response.revenue_micros
+
+
+def has_reached(decision: OpenDecision, at: int) -> bool:
+    """Say whether the choice's goal of this index was reached within its window."""
+    goal = decision.choice.goals[at]
+    if goal.event == EventType.IMPRESSION:
+        return 0 < decision.impressed_ms <= _begins_ms(decision) + goal.window_ms
+    if goal.event == EventType.CLICK:
+        return 0 < decision.clicked_ms <= _begins_ms(decision) + goal.window_ms
+    return bool(decision.reached) and decision.reached[at].count > 0
+
+
+def _begins_ms(decision: OpenDecision) -> int:
+    """When its windows begin: with the decision, or when it was to be sent."""
+    return decision.choice.send_ms or decision.decided_ms
+
+
+def _clicked_or_decided_ms(decision: OpenDecision) -> int:
+    return decision.clicked_ms or _begins_ms(decision)
+
+
+def _window_ms(choice: Choice, kind: str, least_ms: int) -> int:
+    """For how long events of a kind are joined: least_ms, or as long as a goal of the choice says."""
+    for goal in choice.goals:
+        if goal.event == kind and goal.window_ms > least_ms:
+            return goal.window_ms
+    return least_ms
+
+
 def _closes_ms(decision: OpenDecision, kind: str, rules: OutcomeRules) -> int:
     """The last moment at which a response of this kind counts."""
-    if kind in (EventType.IMPRESSION, EventType.CLICK):
-        return decision.decided_ms + rules.click_window_ms
-    return (decision.clicked_ms or decision.decided_ms) + rules.conversion_window_ms
+    choice = decision.choice
+    if kind in _SHOWING:
+        return _begins_ms(decision) + _window_ms(choice, kind, rules.click_window_ms)
+    least_ms = 0 if kind in WANTED and kind not in CONVERSIONS else rules.conversion_window_ms
+    return _clicked_or_decided_ms(decision) + _window_ms(choice, kind, least_ms)
 
 
 def expires_ms(decision: OpenDecision, rules: OutcomeRules) -> int:
     """Return the last moment at which anything can still count for a decision."""
-    click_ms = decision.decided_ms + rules.click_window_ms
-    conversion_ms = (decision.clicked_ms or decision.decided_ms) + rules.conversion_window_ms
+    begins_ms = decision.choice.send_ms or decision.decided_ms
+    click_ms = begins_ms + rules.click_window_ms
+    conversion_ms = (decision.clicked_ms or begins_ms) + rules.conversion_window_ms
+    for goal in decision.choice.goals:
+        if goal.event in _SHOWING:
+            click_ms = max(click_ms, begins_ms + goal.window_ms)
+        else:
+            conversion_ms = max(conversion_ms, _clicked_or_decided_ms(decision) + goal.window_ms)
     return click_ms if click_ms > conversion_ms else conversion_ms  # hot: half the time of max()
 
 
 def reward_micros(decision: OpenDecision, rules: OutcomeRules) -> int:
     """Return what a decision has earned so far, in millionths, at most 1: by rule, or by name where that is more."""
-    earned = rules.reward_click_micros if decision.clicked_ms else 0
-    if decision.conversions:
-        earned += rules.reward_conversion_micros
+    worth = decision.choice.worth_micros
+    if worth:
+        earned = min(max(value_micros(decision), 0), worth) * MICROS // worth
+    else:
+        earned = rules.reward_click_micros if decision.clicked_ms else 0
+        if has_acted(decision):
+            earned += rules.reward_conversion_micros
     return max(min(MICROS, earned), decision.explicit_micros)
+
+
+def value_micros(decision: OpenDecision) -> int:
+    """Return what a decision has earned in money: the values of its goals, each once; without goals, the revenue."""
+    goals = decision.choice.goals
+    if not goals:
+        return decision.revenue_micros
+    earned = 0
+    for at, goal in enumerate(goals):
+        if goal.value_micros != OWN_REVENUE:
+            earned += goal.value_micros if has_reached(decision, at) else 0
+        elif decision.reached:
+            earned += decision.reached[at].revenue_micros
+    return earned
+
+
+def has_acted(decision: OpenDecision) -> bool:
+    """Say whether a goal beyond a click was reached; without goals, whether a conversion came."""
+    if decision.choice.goals:
+        return any(reached.count for reached in decision.reached)
+    return decision.conversions > 0
 
 
 class Delta(NamedTuple):
@@ -185,14 +293,14 @@ def settle(decision: OpenDecision, is_bot: bool, rules: OutcomeRules) -> Delta:
 
 
 def has_paid_event(decision: OpenDecision) -> bool:
-    """Say whether what a choice pays for has come. An action is a conversion or a purchase."""
+    """Say whether what a choice pays for has come. An action is its first goal; without goals, any conversion."""
     match decision.choice.pays_for:
         case "impression":
             return decision.impressed_ms > 0
         case "click":
             return decision.clicked_ms > 0
         case "action":
-            return decision.conversions > 0
+            return has_reached(decision, 0) if decision.choice.goals else decision.conversions > 0
     return False
 
 
@@ -242,6 +350,8 @@ class OutcomeBook:
             change.is_paid |= not is_bot and not was_paid and has_paid_event(decision)
             self.counts["response", response.kind] += 1
             return True
+        if effect is Effect.UNWANTED:
+            return False
         what = "repeated_response" if effect is Effect.REPEATED else "unknown_decision"
         self.counts[what, response.kind] += 1
         return False
@@ -293,4 +403,11 @@ def _outcome(change: _Change) -> Outcome:
         campaign_day=decision.choice.campaign_day,
         is_new=change.is_new,
         is_paid=change.is_paid,
+        value_micros=value_micros(decision),
+        holds=decision.choice.holds,
+        hold_ms=decision.choice.hold_ms,
+        chosen_by=decision.choice.chosen_by,
+        group_propensity=decision.choice.group_propensity,
+        group_lesson=decision.choice.group_lesson,
+        send_ms=decision.choice.send_ms,
     )

@@ -23,6 +23,7 @@ import scipy.special
 from numpy.typing import NDArray
 from river import bandit, proba, stats
 
+from pipeline.core.prior import Priors
 from schemas.model import ArmStatistics
 
 MICROS: Final = 1_000_000
@@ -50,10 +51,15 @@ class Policy(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, arms: Mapping[str, ArmStatistics], rules: PolicyRules) -> None:
-        """arms: action id -> its sums over the whole log. Actions that are not among them have the prior."""
+    def __init__(self, arms: Mapping[str, ArmStatistics], rules: PolicyRules, priors: Priors | None = None) -> None:
+        """arms: action id -> its sums over the whole log. Actions that are not among them have the prior.
+
+        priors: what to expect of each action at first (see `prior.py`); None = rules.prior_mean of all. They are in no
+        log: the scores are, which they are a part of.
+        """
         self.arms = dict(arms)
         self.rules = rules
+        self.priors = priors if priors is not None else Priors(rules.prior_mean)
 
     @abstractmethod
     def scores(self, action_ids: Sequence[str]) -> list[float]:
@@ -86,22 +92,23 @@ class Policy(ABC):
 class EpsilonGreedy(Policy):
     """River's epsilon-greedy over means with a prior: p = epsilon/K + (1 - epsilon) [is best] / ties.
 
-    The prior at the base rate keeps one lucky click of a new action from taking all traffic (BayesianMean: as if
-    `prior_trials` trials had already earned `prior_mean` each). Best of all on rare rewards without context.
+    A prior at the base rate keeps one lucky click of a new action from taking all traffic (BayesianMean: as if
+    `prior_trials` trials had already earned the prior each). Best of all on rare rewards without context.
     """
 
     name = "epsilon_greedy"
 
-    def __init__(self, arms: Mapping[str, ArmStatistics], rules: PolicyRules) -> None:
+    def __init__(self, arms: Mapping[str, ArmStatistics], rules: PolicyRules, priors: Priors | None = None) -> None:
         """See Policy."""
-        super().__init__(arms, rules)
+        super().__init__(arms, rules, priors)
         self.river = bandit.EpsilonGreedy(
-            epsilon=rules.epsilon, reward_obj=stats.BayesianMean(rules.prior_mean, rules.prior_trials)
+            epsilon=rules.epsilon, reward_obj=stats.BayesianMean(self.priors.mean, rules.prior_trials)
         )
-        self._means: dict[str, float] = {}
+        self._means: dict[str, float] = dict(self.priors.by_action)
         for action_id, arm in self.arms.items():
             if arm.trials > 0:
-                reward = stats.BayesianMean(rules.prior_mean, rules.prior_trials)  # River's clone() costs 10 times this
+                prior = self.priors.of(action_id)
+                reward = stats.BayesianMean(prior, rules.prior_trials)  # River's clone() costs 10 times this
                 reward._mean = stats.Mean._from_state(arm.trials, arm.reward_micros / (MICROS * arm.trials))
                 self.river._rewards[action_id] = reward
                 self.river._counts[action_id] = arm.trials
@@ -110,7 +117,7 @@ class EpsilonGreedy(Policy):
 
     def scores(self, action_ids: Sequence[str]) -> list[float]:
         """Return River's estimate of each action's mean reward."""
-        means, prior = self._means, self.rules.prior_mean
+        means, prior = self._means, self.priors.mean
         return [means.get(action_id, prior) for action_id in action_ids]
 
     def probabilities(self, scores: Sequence[float]) -> list[float]:
@@ -134,11 +141,12 @@ class UpperBound(EpsilonGreedy):
 
     name = "ucb"
 
-    def __init__(self, arms: Mapping[str, ArmStatistics], rules: PolicyRules) -> None:
+    def __init__(self, arms: Mapping[str, ArmStatistics], rules: PolicyRules, priors: Priors | None = None) -> None:
         """See Policy."""
-        super().__init__(arms, rules)
+        super().__init__(arms, rules, priors)
         trials = sum(arm.trials for arm in self.arms.values()) + rules.prior_trials
-        rewards = sum(arm.reward_micros for arm in self.arms.values()) / MICROS + rules.prior_mean * rules.prior_trials
+        rewards = sum(arm.reward_micros for arm in self.arms.values()) / MICROS
+        rewards += self.priors.mean * rules.prior_trials
         mean = min(max(rewards / trials, 0.0), 1.0) if trials > 0.0 else 0.5
         self.delta = UCB_GAIN * math.sqrt(mean * (1.0 - mean))
         self._logarithm = 2.0 * math.log(max(1.0, trials))
@@ -164,12 +172,9 @@ class ThompsonSampling(Policy):
 
     name = "thompson"
 
-    def __init__(self, arms: Mapping[str, ArmStatistics], rules: PolicyRules) -> None:
+    def __init__(self, arms: Mapping[str, ArmStatistics], rules: PolicyRules, priors: Priors | None = None) -> None:
         """See Policy."""
-        super().__init__(arms, rules)
-        trials = rules.prior_trials or 1.0
-        mean = min(max(rules.prior_mean, 1e-6), 1 - 1e-6)  # a Beta needs both of its parameters above 0
-        self._prior = (mean * trials, (1 - mean) * trials)
+        super().__init__(arms, rules, priors)
         self._cached: dict[tuple[str, ...], list[float]] = {}
 
     def posterior(self, action_id: str) -> proba.Beta:
@@ -197,7 +202,9 @@ class ThompsonSampling(Policy):
         return [floor + share * score for score in scores]
 
     def _parameters(self, action_id: str) -> tuple[float, float]:
-        alpha, beta = self._prior
+        trials = self.rules.prior_trials or 1.0
+        mean = min(max(self.priors.of(action_id), 1e-6), 1 - 1e-6)  # a Beta needs both of its parameters above 0
+        alpha, beta = mean * trials, (1 - mean) * trials
         arm = self.arms.get(action_id)
         if arm is None or arm.trials <= 0:
             return alpha, beta
@@ -256,15 +263,17 @@ class Estimate(NamedTuple):
     high: float
 
 
-def estimate(arm: ArmStatistics, rules: PolicyRules) -> Estimate:
+def estimate(arm: ArmStatistics, rules: PolicyRules, prior: float | None = None) -> Estimate:
     """Return an arm's mean with the prior and the 95 % interval of its Beta posterior (exact for rewards of 0 or 1).
 
-    arm: its sums. Rewards between 0 and 1 vary less than the Beta supposes: the interval is then on the wide side.
+    arm: its sums. prior: the mean that was expected of it; None = rules.prior_mean.
+    Rewards between 0 and 1 vary less than the Beta supposes: the interval is then on the wide side.
     """
     trials = rules.prior_trials or 1.0
     successes = min(max(arm.reward_micros / MICROS, 0.0), float(max(arm.trials, 0)))
-    alpha = max(rules.prior_mean * trials + successes, 1e-9)
-    beta = max((1.0 - rules.prior_mean) * trials + max(arm.trials, 0) - successes, 1e-9)
+    mean = rules.prior_mean if prior is None else prior
+    alpha = max(mean * trials + successes, 1e-9)
+    beta = max((1.0 - mean) * trials + max(arm.trials, 0) - successes, 1e-9)
     low, high = scipy.special.betaincinv(alpha, beta, np.array([0.025, 0.975])).tolist()
     return Estimate(alpha / (alpha + beta), low, high)
 

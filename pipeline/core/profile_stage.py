@@ -11,10 +11,11 @@ from typing import ClassVar, Final, cast
 import msgspec
 from msgspec import Struct
 
+from pipeline.core.bought import sales
 from pipeline.core.deadlines import ANONYMOUS, Deadlines
 from pipeline.core.outcome import (
-    CONVERSIONS,
     RESPONSES,
+    WANTED,
     OutcomeBook,
     OutcomeRules,
     choose,
@@ -32,7 +33,7 @@ from schemas.block import EventBlock, Origin, OutcomeBlock
 from schemas.event import Event, EventFlag, EventType
 from schemas.outcome import OpenDecision, Response
 from schemas.profile import Profile, ProfileFixed, VisitorState
-from schemas.spend import StockLevel
+from schemas.spend import Sale, StockLevel
 from schemas.topics import EVENTS, OUTCOMES, PROFILES, Topic
 
 _BOT: Final = int(EventFlag.BOT)
@@ -67,6 +68,7 @@ class Profiles:
             self._totals = msgspec.msgpack.decode(view.fixed, type=ProfileFixed)
         self._clock = StreamTime(self._totals.stream_ms, self._totals.block_time_ms)
         self._stock: list[StockLevel] = []  # what this block says of it
+        self._sales: list[Sale] = []
         self._touched: dict[str, None] = {}  # keys whose deadline may have changed in this block
 
     def apply(self, origin: Origin, block: Struct) -> Applied:
@@ -88,8 +90,8 @@ class Profiles:
                 self._totals.responses += many
             elif what == "unknown_decision":
                 self._totals.unknown += many
-        block_out = OutcomeBlock(clean.block_time_ms, outcomes, self._stock)
-        self._stock = []
+        block_out = OutcomeBlock(clean.block_time_ms, outcomes, self._stock, self._sales)
+        self._stock, self._sales = [], []
         return Applied([Output(OUTCOMES, block_out, len(outcomes))], counts)
 
     def take_changes(self) -> tuple[list[tuple[str, bytes]], list[str]]:
@@ -113,10 +115,12 @@ class Profiles:
         if kind in RESPONSES:
             if event.decision_id:
                 self._respond(event)
-            elif state is not None and state.decisions and kind in CONVERSIONS:
+            elif state is not None and state.decisions and kind in WANTED:
                 self._attribute(visitor, state, event)
             elif kind is EventType.REWARD:
                 self._book.unknown(kind.value)
+            if kind is EventType.PURCHASE:
+                self._sell(event)
         elif kind is _DECISION:
             self._open(event)
         elif kind is EventType.STOCK and event.product_id:
@@ -220,11 +224,27 @@ class Profiles:
             self._book.respond(decision, response, _visitor_of(key), state.profile.is_bot)
 
     def _attribute(self, visitor: str, state: VisitorState, event: Event) -> None:
-        """Give a conversion that names no decision to the visitor's last click."""
-        decision = last_touch(state.decisions, event.event_time_ms, self._rules.outcome)
+        """Give a conversion, or a goal's event, that names no decision to the visitor's last click."""
+        decision = last_touch(state.decisions, event.event_time_ms, self._rules.outcome, event.event_type)
         if decision is not None:
             self._book.respond(decision, read_response(event), visitor, state.profile.is_bot)
             self._touch(visitor, state)
+
+    def _sell(self, event: Event) -> None:
+        """Say which held pieces a purchase is of: of the visitor's, or of the decision that it names."""
+        keys = [event.visitor] if event.visitor else []
+        if event.decision_id:
+            keys += [ANONYMOUS + event.decision_id, *self._deadlines.routed(event.decision_id)]
+        is_bot = self._is_bot(event)
+        for key in keys:
+            state = self._visitors.get(key)
+            if state is None or is_bot or state.profile.is_bot:
+                continue
+            found = sales(event, state.decisions)
+            if found:
+                self._sales += found
+                self._touch(key, state)
+                return
 
     def _keep_early(self, key: str, response: Response) -> None:
         rules = self._rules.outcome

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.core.decide import MADE_ELSEWHERE, draw
+from pipeline.core.group import group_decision
 from pipeline.core.policies import ALL_POLICIES
 from pipeline.core.policy import PolicyRules
 from schemas.outcome import DecisionLog
@@ -16,11 +17,13 @@ class Redrawn(NamedTuple):
     """What came out. choices: (action, its probability at its draw), by rank. propensities: of all, at the first draw.
 
     differences: where it is not what the log says, a sentence each; none: the same to the last bit.
+    member: (placement, its probability) as the group drew it that chose the placement; None where none did.
     """
 
     choices: list[tuple[str, float]]
     propensities: list[float]
     differences: list[str]
+    member: tuple[str, float] | None = None
 
 
 class NotDrawable(ValueError):
@@ -28,7 +31,20 @@ class NotDrawable(ValueError):
 
 
 def redraw(log: DecisionLog) -> Redrawn:
-    """Draw a logged decision again. Raises NotDrawable for one that we have not drawn, or that was logged unscored."""
+    """Draw a logged decision again, and before it that of the group that chose its placement.
+
+    Raises NotDrawable for one that we have not drawn, or that was logged unscored.
+    """
+    top = group_decision(log)
+    found = _redrawn(log)
+    if top is None:
+        return found
+    above = _redrawn(top)
+    differences = [f"group {top.placement_id}: {one}" for one in above.differences]
+    return found._replace(differences=differences + found.differences, member=above.choices[0])
+
+
+def _redrawn(log: DecisionLog) -> Redrawn:
     kind = ALL_POLICIES.get(log.policy)
     if log.policy == MADE_ELSEWHERE:
         raise NotDrawable("it was made elsewhere: only its choice and that one's probability are known")

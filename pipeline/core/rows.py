@@ -10,11 +10,12 @@ from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from schemas.block import EventBlock, Origin, OutcomeBlock, RefusedBlock, SessionBlock
 from schemas.ddl import Table
 from schemas.event import Event, EventType
-from schemas.outcome import DecisionLog, Outcome
+from schemas.outcome import Choice, DecisionLog, Outcome
 from schemas.session import SessionRow
 from schemas.tables import BAD, BLOCKS, DECISIONS, EVENTS, OUTCOMES, SESSIONS
 
@@ -29,6 +30,10 @@ _EVENT_FIELDS = tuple(
 _WHOLE = frozenset(index for index, column in enumerate(EVENTS.columns) if column.type == "Int64")
 _json = msgspec.json.Encoder(order="deterministic")
 _decision_log = msgspec.json.Decoder(DecisionLog)
+_APPENDED = {
+    field.name: field.default for field in msgspec.structs.fields(Choice)[Choice.__struct_fields__.index("goals") :]
+}
+"""Fields of a choice that its rows have only where they say something, with what says nothing."""
 
 
 class Columns(NamedTuple):
@@ -196,6 +201,10 @@ def _outcome(origin: Origin, outcome: Outcome) -> tuple[object, ...]:
         outcome.line_id,
         outcome.pays_for,
         fitting(outcome.price_micros),
+        fitting(outcome.value_micros),
+        outcome.chosen_by,
+        outcome.group_propensity if outcome.chosen_by else 0.0,  # as the rows have it that are older than the column
+        outcome.send_ms,
         origin.partition,
         origin.offset,
     )
@@ -238,6 +247,8 @@ def _decision(origin: Origin, event: Event) -> list[tuple[object, ...]]:
             log.degraded,
             log.scores,
             _text(log.rules) if log.rules else "",  # as the rows have it that are older than the column
+            "" if log.group is UNSET else log.group.placement_id,
+            "" if log.group is UNSET else _text(log.group),
             origin.partition,
             origin.offset,
         )
@@ -245,8 +256,12 @@ def _decision(origin: Origin, event: Event) -> list[tuple[object, ...]]:
 
 
 def _choice(choice: msgspec.Struct) -> dict[str, object]:
-    """By name, though it travels as an array: people and SQL read this."""
-    return {name: getattr(choice, name) for name in choice.__struct_fields__}
+    """By name, though it travels as an array: people and SQL read this.
+
+    What was appended since is left out where it says nothing, as the rows have it that are older.
+    """
+    found = {name: getattr(choice, name) for name in choice.__struct_fields__}
+    return {name: value for name, value in found.items() if name not in _APPENDED or value != _APPENDED[name]}
 
 
 def _text(value: object) -> str:

@@ -6,7 +6,7 @@ of whom nothing is known gets the segment's best hour, and a segment of which no
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -15,6 +15,8 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
+from pipeline.core.schedule import Timetable
+from schemas.campaign import HOUR_MS
 from schemas.pacing import HourResponse
 from schemas.profile import Profile
 
@@ -213,6 +215,24 @@ def _spread(lift: float, doubt: float) -> tuple[float, float, float]:
     low, high = (float(scipy.special.gammaincinv(shape, tail)) / shape for tail in (0.05, 0.95))
     sure = float(scipy.special.gammaincc(shape, shape / (1.0 + lift))) if lift > 1e-9 else 0.5
     return min(lift, (1.0 + lift) * low - 1.0), max(lift, (1.0 + lift) * high - 1.0), sure
+
+
+def openings(timetables: Sequence[Timetable], from_ms: int, to_ms: int) -> dict[int, int]:
+    """Return the hours of the day (UTC) at which something may be sent, each with its first moment of that.
+
+    timetables: all of which must be open. from_ms, to_ms: ms since 1970 UTC; of what comes again, the first is taken.
+    """
+    found: dict[int, int] = {}
+    begins = range(from_ms - from_ms % HOUR_MS, to_ms, HOUR_MS)
+    for begin_ms in begins:
+        hour, end_ms = begin_ms // HOUR_MS % HOURS, min(begin_ms + HOUR_MS, to_ms)
+        at_ms = max(begin_ms, from_ms)
+        while hour not in found and at_ms < end_ms:
+            opens_ms = max((one.next_opening_ms(at_ms) for one in timetables), default=at_ms)
+            if opens_ms == at_ms:
+                found[hour] = at_ms
+            at_ms = opens_ms
+    return found
 
 
 def visit_weights(hours: Mapping[int, float], visits: int, events: int) -> Floats:

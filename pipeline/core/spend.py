@@ -12,8 +12,9 @@ Entries of the state, by key:
   r:<decision>/<action>     Reservation, while it is open: one entry each, so that a change writes no others
   g:<lease>                 Leased, for LEASE_KEPT_MS after its last decision
   s:<site>/<sku>            StockLevel, the newest by event time
+  h: b: k:                  pieces that are held, see `pipeline/core/holds.py`
 
-Bounded: reservations, leases and days by time, lines by what was ever published, stock by STOCK_MAX.
+Bounded: reservations, holds, leases and days by time, lines and skus by what was ever published, stock by STOCK_MAX.
 """
 
 from collections import Counter
@@ -25,6 +26,7 @@ from typing import ClassVar, Final, cast
 import msgspec
 from msgspec import Struct
 
+from pipeline.core.holds import HELD, SOLD, Holds, ends, hold_of
 from pipeline.core.stage import Applied
 from pipeline.core.state import Entries, Packed, StateView
 from schemas.block import Origin, OutcomeBlock
@@ -37,7 +39,7 @@ LINE, DAY, RESERVATION, LEASE, STOCK = "l:", "d:", "r:", "g:", "s:"
 BOOKS: Final = "books_"
 """Before a column: how the partition's books stand after a block, for the metrics; the label is the partition."""
 LEASE_KEPT_MS: Final = DAY_MS // 12
-"""After its last decision a lease is over within the hour that it may last, and closed a window later."""
+"""After its last decision a lease is over within the hour that it may last, and closed a window or a hold later."""
 DAYS_KEPT: Final = 40
 _NEVER: Final = 2**62
 STOCK_MAX: Final = 200_000
@@ -57,7 +59,13 @@ class SpendRules:
     action_ms: int = DAY_MS
 
     def window_ms(self, pays_for: str, is_clicked: bool = False) -> int:
-        """Return the window. Without a click it is also how late a decision's record may be and still count."""
+        """Return the window. Without a click it is also how late a decision's record may be and still count.
+
+        Of pieces (`hold:<ms>`) it is how long they are held.
+        """
+        hold_ms = hold_of(pays_for)
+        if hold_ms is not None:
+            return hold_ms
         if pays_for == "impression":
             return self.impression_ms
         return max(self.click_ms, self.action_ms) if pays_for == "action" and is_clicked else self.click_ms
@@ -108,6 +116,7 @@ class Spend:
         self._levels = Entries(view.entries, StockLevel)
         self._fixed = msgspec.msgpack.decode(view.fixed, type=SpendFixed) if view.fixed else SpendFixed()
         self._due = _Due(view.entries, rules)
+        self._holds = Holds(view.entries, self._due)
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def apply(self, origin: Origin, block: Struct) -> Applied:
@@ -120,7 +129,12 @@ class Spend:
         for outcome in outcomes.outcomes:
             if outcome.pays_for and outcome.line_id:
                 self._take(outcome, now_ms)
-        counts, self._counts = self._counts, Counter()
+            if outcome.holds:
+                self._take_holds(outcome, now_ms)
+        for sale in outcomes.sales:
+            self._holds.sell(sale, now_ms)
+        counts, self._counts = self._counts + self._holds.counts, Counter()
+        self._holds.counts.clear()
         for column in Money.__struct_fields__:
             counts[BOOKS + column, str(origin.partition)] = getattr(self._fixed.total, column).micros
         return Applied([], counts)
@@ -129,8 +143,8 @@ class Spend:
         """Return (puts, deletes) since the last call, packed."""
         puts: list[tuple[str, bytes]] = []
         deletes: list[str] = []
-        for entries in (self._books, self._open, self._leases, self._levels):
-            more, gone = entries.take_changes()
+        own = (entries.take_changes() for entries in (self._books, self._open, self._leases, self._levels))
+        for more, gone in (*own, *self._holds.changes()):
             puts += more
             deletes += gone
         return puts, deletes
@@ -168,16 +182,26 @@ class Spend:
         )
         self._book(held, "reserved", "open")
         if outcome.lease_id:
-            leased = self._leases.get(LEASE + outcome.lease_id) or Leased()
-            leased.decided_ms = max(leased.decided_ms, outcome.decided_ms)
-            _add(leased.reserved, held.price_micros)
-            self._leases.put(LEASE + outcome.lease_id, leased)
-            self._due.set(LEASE + outcome.lease_id, leased.decided_ms + LEASE_KEPT_MS)
+            self._see(outcome.lease_id, outcome.decided_ms, held.price_micros)
         if self._ends_ms(held) < now_ms:
             self._release(key, held, "stale")
             return None
         self._hold(key, held)
         return held
+
+    def _see(self, lease_id: str, decided_ms: int, micros: int) -> None:
+        """Note what was reserved under a lease: micros, or pieces."""
+        leased = self._leases.get(LEASE + lease_id) or Leased()
+        leased.decided_ms = max(leased.decided_ms, decided_ms)
+        _add(leased.reserved, micros)
+        self._leases.put(LEASE + lease_id, leased)
+        self._due.set(LEASE + lease_id, leased.decided_ms + LEASE_KEPT_MS)
+
+    def _take_holds(self, outcome: Outcome, now_ms: int) -> None:
+        for hold in outcome.holds if outcome.is_new else ():
+            if hold.lease_id:
+                self._see(hold.lease_id, outcome.decided_ms, 1)
+        self._holds.take(outcome, now_ms)
 
     def _hold(self, key: str, held: Reservation) -> None:
         self._open.put(key, held)
@@ -232,6 +256,8 @@ class Spend:
                 self._leases.delete(key)
             elif key.startswith(DAY):
                 self._books.delete(key)
+            elif key.startswith((HELD, SOLD)):
+                self._holds.end(key)
             else:
                 held = self._open.get(key)
                 assert held is not None, f"{key}: due, but not open"
@@ -275,6 +301,8 @@ class _Due:
                 self.set(key, _day_ends_ms(day_of(key)[2]))
             elif key.startswith(STOCK):
                 self.stock += 1
+        for key, ends_ms in ends(packed):
+            self.set(key, ends_ms)
 
     def set(self, key: str, ends_ms: int) -> None:
         """Say when an entry ends: after this moment."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from pipeline.core.lease import Ask, Days, Lease, Terms
+from pipeline.core.lease import SHARE, Ask, Days, Lease, Terms
 
 FIRST_UNITS: Final = 4
 HORIZON_MS: Final = 5_000
@@ -143,6 +143,26 @@ class Wallet:
             if line_id not in before:
                 self._want(line)
 
+    def relevel(self, terms: Terms, free: int) -> None:
+        """Say that there is another level of a sku. free: pieces that are neither held nor sold, as far as is known.
+
+        Where little is free beside what is leased here, the lease is given back first: a level may have fallen by sales
+        that are none of ours, and what was leased of the old one would be shown beyond the new one.
+        """
+        line = self._lines.get(terms.line_id)
+        if line is None or line.terms == terms:
+            return
+        left = sum(held.left_micros for held in line.held)
+        if not line.terms.is_limited or left * SHARE > free:
+            self._renew(line, terms)
+            return
+        if line.asked == line.terms:
+            line.asked = terms
+        line.terms = terms
+        if not line.held:
+            line.retry_ms, line.pause_ms = 0, RETRY_MS
+            self._want(line)
+
     def _renew(self, line: _Line, terms: Terms) -> None:
         """What was leased under other terms is given back: another price or campaign, a limit that was lowered."""
         self._declare(line, line.held)
@@ -245,16 +265,15 @@ class Wallet:
         return declared
 
     def give_up(self, short: Collection[tuple[str, str]], now_ms: int) -> None:
-        """Declare what is idle of lines and campaigns, (kind, id), of which others get nothing."""
+        """Declare what is idle of lines, campaigns and skus, (kind, id), of which others get nothing."""
         for line in self._lines.values():
-            names = (("line", line.terms.line_id), ("campaign", line.terms.campaign_id))
-            if line.held and now_ms - line.used_ms > IDLE_MS and any(name in short for name in names):
+            if line.held and now_ms - line.used_ms > IDLE_MS and any(name in short for name in line.terms.limits):
                 self._declare(line, line.held)
 
     def idle(self, now_ms: int) -> set[tuple[str, str]]:
-        """Return the lines and campaigns, (kind, id), of which something is held and not used."""
+        """Return the lines, campaigns and skus, (kind, id), of which something is held and not used."""
         lines = [line.terms for line in self._lines.values() if line.held and now_ms - line.used_ms > IDLE_MS]
-        return {("line", one.line_id) for one in lines} | {("campaign", one.campaign_id) for one in lines}
+        return {name for one in lines for name in one.limits}
 
     def give_up_all(self) -> None:
         """Declare everything, at the end."""
@@ -263,8 +282,9 @@ class Wallet:
 
     @property
     def left_micros(self) -> int:
-        """What is leased and not reserved."""
-        return sum(held.left_micros for line in self._lines.values() for held in line.held)
+        """What money is leased and not reserved."""
+        lines = [line for line in self._lines.values() if line.held and not line.terms.is_of_sku]
+        return sum(held.left_micros for line in lines for held in line.held)
 
     def terms_of(self, asks: Iterable[Ask]) -> dict[str, Terms]:
         """Return the terms of the lines asked for."""

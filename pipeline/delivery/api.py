@@ -2,8 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator, model_validator
 from pydantic.alias_generators import to_camel
+
+from schemas.outcome import OWN_REVENUE
 
 HOW_MANY_MAX = 50
 PLACEMENTS_MAX = 20
@@ -108,10 +110,29 @@ class ProfileRead(BaseModel):
     version: int
 
 
+class SendingOut(BaseModel):
+    """Why then. best_hour: of the day, UTC. lift: of answers, over sending at any allowed hour alike; low, high: 90 %.
+
+    sure: probability that the best hour is better than the others. known: the finest that it rests on. explored: it is
+    sent at another hour, so that something is learnt of that one.
+    """
+
+    best_hour: int
+    lift: float
+    low: float
+    high: float
+    sure: float
+    known: Literal["visitor", "segment", "all", "nothing"]
+    explored: bool
+
+
 class DecisionAnswer(BaseModel):
     """What to show. degraded: what the decision had to do without; [] is the normal case.
 
     fallback: what a published placement shows where nothing was chosen; neither counted nor billed.
+    placement: where to show it; where a group was asked for, the one chosen of its members. channel: that one's.
+    send_at: of mail, push and message, when to send it: the next allowed moment of the best hour. Who sends it follows
+    its impression_url then: a trial is what was sent, answered or not.
     """
 
     decision_id: str
@@ -122,6 +143,10 @@ class DecisionAnswer(BaseModel):
     policy: str
     profile: ProfileRead
     degraded: list[str]
+    group: Annotated[str, Field(description="the placement asked for, where it is a group; else empty")] = ""
+    channel: str = ""
+    send_at: str | None = None
+    sending: SendingOut | None = None
 
 
 class PageAnswer(BaseModel):
@@ -168,8 +193,35 @@ class AudienceAnswer(BaseModel):
     degraded: list[str]
 
 
+class GoalOut(BaseModel):
+    """What a choice is rewarded for. value_micros: null = the event's own revenue. window_ms: see the line's goals."""
+
+    event: str
+    value_micros: int | None
+    window_ms: int
+
+    @field_validator("value_micros", mode="before")
+    @classmethod
+    def _own_revenue_is_null(cls, value: object) -> object:
+        return None if value == OWN_REVENUE else value
+
+
+class HoldOut(BaseModel):
+    """A piece of a sku that is held for the visitor."""
+
+    site: str
+    sku: str
+
+
 class ChoiceOut(BaseModel):
-    """One chosen action, as logged. pays_for, price_micros: what was reserved for it of its line's budget."""
+    """One chosen action, as logged. pays_for, price_micros: what was reserved for it of its line's budget.
+
+    goals: its line's, the one first that a price per action pays for; empty = the settings' rules. worth_micros: what a
+    reward of 1 is worth in the placement; 0 = rewards are weighed by the settings.
+    chosen_by: the group that chose the placement, of the first choice; group_propensity: with which probability, so
+    that the whole choice has the product. send_ms: when it was to be sent, ms since 1970 UTC; 0 = at once.
+    holds: pieces held for the visitor from then on, for hold_ms; empty also where the visitor had them already.
+    """
 
     action_id: str
     rank: int
@@ -180,6 +232,27 @@ class ChoiceOut(BaseModel):
     pays_for: str
     price_micros: int
     budget_day: str
+    goals: list[GoalOut]
+    worth_micros: int
+    chosen_by: str
+    group_propensity: float
+    send_ms: int
+    holds: list[HoldOut]
+    hold_ms: int
+
+
+class GroupExplained(BaseModel):
+    """How the placement was chosen among a group's members. propensity: of the one chosen. excluded: member -> why."""
+
+    placement_id: str
+    policy: str
+    model_version: str
+    propensity: float
+    candidates: list[str]
+    propensities: list[float]
+    excluded: dict[str, str]
+    scores: list[float]
+    rules: dict[str, float]
 
 
 class DecisionExplained(BaseModel):
@@ -205,6 +278,7 @@ class DecisionExplained(BaseModel):
     context: dict[str, object]
     features: dict[str, dict[str, object]]
     degraded: list[str]
+    group: GroupExplained | None = None
 
 
 class RewardRequest(_In):
@@ -283,12 +357,15 @@ class ProfileAnswer(BaseModel):
 class Arm(BaseModel):
     """One action's record. mean: with the prior; low, high: 95 % interval; share: of decisions among all of these.
 
+    reward: the sum of all rewards, each 0 to 1. prior: what was expected of it, from the others and from its features.
+
     Shares of a linear policy are those where nothing is known of the visitor, the page or the actions.
     """
 
     id: str
     trials: int
     reward: float
+    prior: float
     mean: float
     low: float
     high: float
@@ -296,13 +373,18 @@ class Arm(BaseModel):
 
 
 class ModelAnswer(BaseModel):
-    """What a placement has learnt. age_ms: since the last outcome."""
+    """What a placement has learnt. age_ms: since the last outcome. prior: expected of an action nothing is known of.
+
+    worth_micros: what a reward of 1 is worth there now; 0 = rewards are weighed by the settings.
+    """
 
     placement: str
     policy: str
     model_version: str
     updated_ms: int
     age_ms: int
+    worth_micros: int
+    prior: float
     arms: list[Arm]
     degraded: list[str]
 
@@ -352,12 +434,13 @@ class DriftAlarm(BaseModel):
 
 
 class LearningAnswer(BaseModel):
-    """How a placement has learnt. regret: null while no arm has enough trials."""
+    """How a placement has learnt. regret: null while no arm has enough trials. worth_micros: as in ModelAnswer."""
 
     placement: str
     from_ms: int
     to_ms: int
     interval: str
+    worth_micros: int
     arms: list[ArmCurve]
     regret: RegretOut | None
     drifts: list[DriftAlarm]

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
@@ -11,20 +11,30 @@ from pydantic import BaseModel
 
 from pipeline.core import decide as decisions
 from pipeline.core.link import Expired, Link, LinkFault, LinkKind, unseal
-from pipeline.delivery.api import AudienceQuestion, DecisionRequest, RewardAnswer, RewardRequest, RollupAnswer
+from pipeline.delivery.api import (
+    AudienceQuestion,
+    DecisionRequest,
+    PageAnswer,
+    RewardAnswer,
+    RewardRequest,
+    RollupAnswer,
+)
+from pipeline.delivery.arms import shares
 from pipeline.delivery.audiences import asked_audience
+from pipeline.delivery.campaign_report import CampaignsReport, Known, read_counts, report
 from pipeline.delivery.curves import learning, read_cells
-from pipeline.delivery.desk import Desk
+from pipeline.delivery.desk import Asked, Desk
 from pipeline.delivery.explain import Archive, explain, of_model, of_profile
 from pipeline.delivery.guard import Guard
 from pipeline.delivery.kevel import Kevel
 from pipeline.delivery.log import News, Pen, Sender, news_id
 from pipeline.delivery.memory import Memory
 from pipeline.delivery.pages import HEADERS, PAGES, content
+from pipeline.delivery.peers import MISDIRECTED, Decided, Peers, is_forwarded
 from pipeline.delivery.personalizer import Personalizer
 from pipeline.delivery.problems import SAFE_HEADERS, Problem, away
 from pipeline.delivery.published import Published
-from pipeline.delivery.reports import Source, read_query, read_span, run_query
+from pipeline.delivery.reports import Source, read_from, read_query, read_span, run_query
 from pipeline.delivery.routes import ROUTES, document
 from pipeline.delivery.web import Answer, Request, redirect
 from pipeline.edge import metrics
@@ -61,25 +71,63 @@ class Delivery:
         self.warehouse, self.published = warehouse, published
         self.guard = Guard(settings)
         self.desk = Desk(settings, memory, pen, signing_key, published)
+        self.peers = Peers(signing_key, pen, settings.peer_timeout_ms / 1_000)
         self.is_stopping = False
         self._key = signing_key
         self._personalizer = Personalizer(settings, self.guard, self.desk, pen, Archive(warehouse), self._ask_warehouse)
         self._kevel = Kevel(self.guard, self.desk, published)
         self._document = msgspec.json.encode(document())
-        self._index = content("index.html")
+        self._index, self._campaigns_page = content("index.html"), content("campaigns.html")
+
+    def stop(self) -> None:
+        """Say that this process stops, and end what waits for others. Answers under way are still given."""
+        self.is_stopping = True
+        self.desk.sends.stop()
+        self.peers.close()
 
     def served(self) -> list[Served]:
         """Return every address with what answers it."""
         return [Served(route, getattr(self, route.name)) for route in ROUTES]
 
-    def decide(self, request: Request) -> Answer:
+    def decide(self, request: Request) -> Answer | Awaitable[Answer]:
         """Choose among actions for a visitor."""
         body = self.guard.read(request, DecisionRequest)
         started_s = monotonic_s()
-        answer = self.desk.decide(self.desk.read(body, self.guard.refuses_tracking(request)), now_ms())
+        asked = self.desk.read(body, self.guard.refuses_tracking(request))
+        owner = self._owner(asked)
+        if owner or is_forwarded(request):
+            return self._across(request, asked, owner, lambda: self._decided(asked, monotonic_s()))
+        return self._decided(asked, started_s)[0]
+
+    def _decided(self, asked: Asked, started_s: float) -> Decided:
+        answer = self.desk.decide(asked, now_ms())
         found = _json(answer)
         metrics.DECISION_SECONDS.observe(monotonic_s() - started_s)
-        return found
+        return found, [one.decision_id for one in (answer.decisions if isinstance(answer, PageAnswer) else [answer])]
+
+    def _owner(self, asked: Asked) -> str:
+        """Return the address of the process that has to decide, "" where that is this one."""
+        return self.published.elsewhere(asked.places, asked.visitor, asked.request.cap_hint, now_ms())
+
+    def _across(
+        self, request: Request, asked: Asked, owner: str, decide: Callable[[], Decided]
+    ) -> Answer | Awaitable[Answer]:
+        """Send a request on, or answer one that another process has sent on. Raises Problem 403 or 421."""
+        if not is_forwarded(request):
+            return self._elsewhere(request, owner, decide)
+        self.peers.check(request)
+        counted = self.published.counted
+        if not counted.is_here(asked.visitor, asked.request.cap_hint, now_ms()):
+            counted.look_soon()
+            raise Problem(MISDIRECTED, "misdirected", "this process does not count the visitor's caps (any more)")
+        return self.peers.passed(decide())
+
+    async def _elsewhere(self, request: Request, owner: str, decide: Callable[[], Decided]) -> Answer:
+        found = await self.peers.ask(owner, request)
+        if found is not None:
+            return found
+        self.published.counted.look_soon()
+        return decide()[0]
 
     async def explained(self, request: Request) -> Answer:
         """Explain a decision: from memory where it is recent, else from the warehouse."""
@@ -127,9 +175,13 @@ class Delivery:
         """Say whether a visitor is in an audience, and why."""
         return _json(asked_audience(self.guard.read(request, AudienceQuestion), self.memory, self.published, now_ms()))
 
-    def kevel(self, request: Request) -> Answer:
+    def kevel(self, request: Request) -> Answer | Awaitable[Answer]:
         """Kevel's decisions for the places of a page."""
-        return self._kevel.decide(request, now_ms())
+        asked, decide = self._kevel.read(request)
+        owner = self._owner(asked)
+        if owner or is_forwarded(request):
+            return self._across(request, asked, owner, decide)
+        return decide()[0]
 
     def profile(self, request: Request) -> Answer:
         """Return what is known of a visitor."""
@@ -150,7 +202,8 @@ class Delivery:
             if "models_loading" in missing:
                 raise away("models are still being read")
             raise Problem(404, "not_found", "nothing was learnt of this placement yet")
-        return _json(of_model(placement, self.memory.policy(placement), now_ms(), missing))
+        worth_micros = self.published.shelf.worths.get(placement, 0)
+        return _json(of_model(placement, self.memory.policy(placement), now_ms(), missing, worth_micros))
 
     async def learning(self, request: Request) -> Answer:
         """Return how a placement has learnt over time."""
@@ -158,7 +211,8 @@ class Delivery:
         cells = await asyncio.to_thread(self._ask_warehouse, read_cells, self.warehouse, placement, span)
         if not cells:
             raise Problem(404, "not_found", "nothing was shown and seen in this placement in that time")
-        return _json(learning(placement, span, cells, self.memory.policy(placement).policy.rules))
+        rules, worth_micros = self.memory.policy(placement).policy.rules, self.published.shelf.worths.get(placement, 0)
+        return _json(learning(placement, span, cells, rules, worth_micros))
 
     async def rollup(self, request: Request) -> Answer:
         """Report from the minute rollups."""
@@ -175,6 +229,30 @@ class Delivery:
                 truncated=truncated,
             )
         )
+
+    async def campaigns_report(self, request: Request) -> Answer:
+        """Report how every campaign is doing."""
+        time_ms = now_ms()
+        from_ms = read_from(request.query(), time_ms)
+        return _json(await asyncio.to_thread(self._campaigns, from_ms, time_ms))
+
+    def _campaigns(self, from_ms: int, time_ms: int) -> CampaignsReport:
+        try:
+            counts = read_counts(self.warehouse, from_ms)
+        except HeraldError:
+            counts = None
+        published, catalogue = self.published, self.published.shelf.catalogue
+        found = {
+            (name, arm): share
+            for name, place in catalogue.placements.items()
+            for arm, share in shares(place, self.memory.policy(name).policy).items()
+        }
+        sites = sorted(set(self.settings.write_keys.values()))
+        return report(Known(published.objects(), catalogue, published.till, found, sites, counts), from_ms, time_ms)
+
+    def campaigns_page(self, request: Request) -> Answer:
+        """That report, for people."""
+        return Answer(200, self._campaigns_page, PAGES["index.html"], HEADERS)
 
     async def impression(self, request: Request) -> Answer:
         """Count an impression; a GIF. 503 (with the GIF) where it could not be stored."""
@@ -197,6 +275,7 @@ class Delivery:
         """200 once profiles and models are read and the log can be written."""
         missing = [] if self.memory.is_loaded else ["profiles and models are still being read"]
         missing += [] if self.published.is_loaded else ["campaigns are still being read"]
+        missing += [] if self.published.counted.has_looked else ["who counts caps is still being asked"]
         missing += [] if self.pen.is_available else ["the log cannot be written"]
         missing += ["stopping"] if self.is_stopping else []
         if missing:

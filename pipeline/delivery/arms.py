@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from pipeline.core.catalogue import Catalogue
-from pipeline.core.policy import estimate
+from pipeline.core.catalogue import Catalogue, LivePlacement
+from pipeline.core.policy import Policy, estimate
 from pipeline.delivery.memory import Memory
 from pipeline.edge import metrics
 from schemas.model import ArmStatistics
@@ -13,20 +13,27 @@ SERIES_MAX: Final = 200
 _UNTRIED: Final = ArmStatistics()
 
 
+def shares(place: LivePlacement, policy: Policy, most: int = SERIES_MAX) -> dict[str, float]:
+    """Return what each published creative of a place, or member of a group, gets of its decisions, were none excluded.
+
+    most: so many creatives, the first ones by name.
+    """
+    ids = place.body.members[:most] or sorted({one.id for line in place.lines for one in line.creatives})[:most]
+    return dict(zip(ids, policy.probabilities(policy.scores(ids)), strict=True)) if ids else {}
+
+
 def show_arms(catalogue: Catalogue, memory: Memory) -> None:
     """Tell the metrics what each published creative gets and earns, in the placement's policy as it is now."""
     for gauge in (metrics.ARM_PROBABILITY, metrics.ARM_REWARD, metrics.ARM_TRIALS):
         gauge.clear()
     left = SERIES_MAX
     for name, place in sorted(catalogue.placements.items()):
-        ids = sorted({creative.id for line in place.lines for creative in line.creatives})[:left]
-        left -= len(ids)
-        if not ids:
-            continue
         policy = memory.policy(name).policy
-        for arm, share in zip(ids, policy.probabilities(policy.scores(ids)), strict=True):
+        found = shares(place, policy, left)
+        left -= len(found)
+        for arm, share in found.items():
             sums = policy.arms.get(arm, _UNTRIED)
             metrics.ARM_PROBABILITY.labels(name, arm).set(share)
             metrics.ARM_TRIALS.labels(name, arm).set(sums.trials)
-            for bound, value in estimate(sums, policy.rules)._asdict().items():
+            for bound, value in estimate(sums, policy.rules, policy.priors.of(arm))._asdict().items():
                 metrics.ARM_REWARD.labels(name, arm, bound).set(value)

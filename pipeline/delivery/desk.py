@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import blake2b
 from itertools import count
 from typing import Final
@@ -12,13 +13,14 @@ from pipeline.core.decide import Ask, Known, decide, made_elsewhere, make_id
 from pipeline.core.ids import ID_BYTES_MAX, usable_id
 from pipeline.core.link import Link, LinkKind, seal
 from pipeline.core.profile import strongest_interest
-from pipeline.delivery.api import Chosen, DecisionAnswer, DecisionRequest, PageAnswer, ProfileRead
+from pipeline.delivery.api import Chosen, DecisionAnswer, DecisionRequest, PageAnswer, ProfileRead, SendingOut
+from pipeline.delivery.group import Groups
 from pipeline.delivery.log import Pen, Sender
 from pipeline.delivery.memory import Found, Memory
-from pipeline.delivery.offer import NOBODY, Offer, Place, Whom, of_request
+from pipeline.delivery.offer import NOBODY, Offer, Place, Sending, Whom, of_request
 from pipeline.delivery.problems import Problem
 from pipeline.delivery.published import Published
-from pipeline.delivery.till import BUDGET
+from pipeline.delivery.send import SENT, SendTimes
 from pipeline.edge import metrics
 from pipeline.settings import Settings
 from schemas.outcome import DecisionLog
@@ -52,8 +54,10 @@ class Desk:
         self._key = signing_key
         self._published = published
         self._sites = tuple(dict.fromkeys(settings.write_keys.values()))
-        self._base = settings.public_url.rstrip("/") or _own_url(settings)
+        self._base = settings.public_url.rstrip("/") or own_url(settings)
         self._seed = secrets.token_hex(8)
+        self.sends = SendTimes(settings, lambda: published.shelf.catalogue)
+        self._groups = Groups(memory, published, self._seed)
         self._random = _random_48(secrets.token_bytes(32))
 
     def read(self, request: DecisionRequest, no_consent: bool) -> Asked:
@@ -102,13 +106,17 @@ class Desk:
             page.update(choice.action_id for choice in log.choices)
             answer = DecisionAnswer(
                 decision_id=log.decision_id,
-                placement=place.placement,
+                placement=log.placement_id,
                 actions=self._links(log, offer, asked.sender, time_ms),
                 fallback=None if log.choices else offer.fallback,
                 model_version=log.model_version,
                 policy=log.policy,
                 profile=ProfileRead(known=found.state is not None, version=found.version),
                 degraded=log.degraded,
+                group=place.placement if log.placement_id != place.placement else "",
+                channel=offer.channel if log.choices else "",
+                send_at=_iso(offer.sending.send_ms) if offer.sending is not None else None,
+                sending=_why_then(offer.sending) if offer.sending is not None else None,
             )
             answers.append((answer, offer))
         return answers
@@ -145,8 +153,14 @@ class Desk:
             offer = of_request(place.actions, page)
             ask = Ask(place.placement, visitor, offer.candidates, place.count, whom.context, offer.excluded)
             log = made_elsewhere(ask, place.made.action_id, place.made.probability, decision_id, policy.policy)
+        elif not place.actions and self._published.members(place.placement):
+            log, offer = self._groups.drawn(place, whom, known, page, decision_id)
         else:
             log, offer = self._drawn(place, whom, known, page, decision_id)
+        if offer.channel in SENT and log.choices:
+            offer = self.sends.set(log, offer, whom)
+        if self._published.shelf.worths:
+            self._published.weigh(log)
         if not self._pen.decision(log, visitor, asked.sender, time_ms):
             log.degraded.append(UNLOGGED)
         is_known = str(self._memory.is_known(place.placement)).lower()
@@ -173,7 +187,7 @@ class Desk:
             lacking = self._published.reserve(log, offer, whom)
             if not lacking:
                 return log, offer
-            gone[lacking] = BUDGET
+            gone[lacking] = self._published.till.why
 
     def _context(self, request: DecisionRequest, found: Found) -> dict[str, object]:
         context: dict[str, object] = dict(request.context)
@@ -202,7 +216,7 @@ class Desk:
                 Chosen(
                     id=choice.action_id,
                     rank=choice.rank,
-                    probability=choice.propensity,
+                    probability=choice.propensity * choice.group_propensity,
                     impression_url=f"{self._base}/v1/i/{shown}.gif",
                     click_url=f"{self._base}/c/{clicked}" if target else None,
                     content=offer.content(choice.action_id),
@@ -211,6 +225,24 @@ class Desk:
                 )
             )
         return chosen
+
+
+def _why_then(sending: Sending) -> SendingOut:
+    advice = sending.advice
+    return SendingOut(
+        best_hour=advice.hour,
+        lift=advice.lift,
+        low=advice.low,
+        high=advice.high,
+        sure=advice.sure,
+        known=advice.known.value,
+        explored=sending.is_explored,
+    )
+
+
+def _iso(time_ms: int) -> str:
+    """Return a moment as ISO 8601 has it, in UTC."""
+    return datetime.fromtimestamp(time_ms / 1_000, UTC).isoformat(timespec="seconds")
 
 
 def _random_48(key: bytes) -> Iterator[int]:
@@ -223,6 +255,7 @@ def _random_48(key: bytes) -> Iterator[int]:
         yield int.from_bytes(blake2b(number.to_bytes(8, "big"), key=key, digest_size=6).digest(), "big")
 
 
-def _own_url(settings: Settings) -> str:
+def own_url(settings: Settings) -> str:
+    """Return the address that delivery binds to, as a URL."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{quote(host, safe='[]:.')}:{settings.delivery_port}"

@@ -5,19 +5,23 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
+from msgspec import UNSET
 
 from pipeline.core.decide import time_of
 from pipeline.core.policy import MICROS, estimate
-from pipeline.delivery.api import Arm, ChoiceOut, DecisionExplained, ModelAnswer, ProfileAnswer
+from pipeline.delivery.api import Arm, ChoiceOut, DecisionExplained, GroupExplained, ModelAnswer, ProfileAnswer
 from pipeline.delivery.memory import Found, PlacementPolicy
 from pipeline.delivery.reports import Source
-from schemas.outcome import Choice, DecisionLog
+from schemas.model import ArmStatistics
+from schemas.outcome import Choice, DecisionLog, GroupLog
 from schemas.tables import DECISIONS
 
 _COLUMNS: Final = (
     "visitor", "placement_id", "policy", "model_version", "seed", "choices", "candidates", "propensities", "excluded",
-    "context", "features", "degraded", "scores", "rules",
+    "context", "features", "degraded", "scores", "rules", "group_log",
 )  # fmt: skip
+_UNTRIED: Final = ArmStatistics()
+_NO_CHOICE: Final = Choice("", 0, 0.0)
 
 
 def explain(log: DecisionLog, visitor: str, source: Literal["memory", "warehouse"]) -> DecisionExplained:
@@ -40,6 +44,7 @@ def explain(log: DecisionLog, visitor: str, source: Literal["memory", "warehouse
         context=log.context,
         features=log.features,
         degraded=log.degraded,
+        group=GroupExplained.model_validate(log.group, from_attributes=True) if log.group is not UNSET else None,
     )
 
 
@@ -84,6 +89,7 @@ class Archive:
             degraded=list(row["degraded"]),
             scores=list(row["scores"]),
             rules=msgspec.json.decode(row["rules"] or "{}"),  # "": none were logged
+            group=msgspec.json.decode(row["group_log"], type=GroupLog) if row["group_log"] else UNSET,
         )
         return log, row["visitor"]
 
@@ -100,35 +106,40 @@ def of_profile(visitor: str, found: Found, degraded: Sequence[str]) -> ProfileAn
     )
 
 
-def of_model(placement: str, found: PlacementPolicy, time_ms: int, degraded: Sequence[str]) -> ModelAnswer:
-    """Return a placement's arms, the most tried first. time_ms: now.
+def of_model(
+    placement: str, found: PlacementPolicy, time_ms: int, degraded: Sequence[str], worth_micros: int = 0
+) -> ModelAnswer:
+    """Return a placement's arms, the most tried first, those with features that wait for their first trial among them.
 
+    time_ms: now. worth_micros: what a reward of 1 is worth there.
     Shares of a linear policy are those in a context of which nothing is known.
     """
     policy = found.policy
-    ids = sorted(policy.arms, key=lambda action_id: (-policy.arms[action_id].trials, action_id))
+    sums = dict.fromkeys(policy.priors.by_action, _UNTRIED) | policy.arms
+    ids = sorted(sums, key=lambda action_id: (-sums[action_id].trials, action_id))
     shares = policy.probabilities(policy.scores(ids)) if ids else []
     arms = []
     for action_id, share in zip(ids, shares, strict=True):
-        arm = policy.arms[action_id]
-        believed = estimate(arm, policy.rules)
-        arms.append(
-            Arm(id=action_id, trials=arm.trials, reward=arm.reward_micros / MICROS, share=share, **believed._asdict())
-        )
+        arm, prior = sums[action_id], policy.priors.of(action_id)
+        believed = estimate(arm, policy.rules, prior)._asdict()
+        reward = arm.reward_micros / MICROS
+        arms.append(Arm(id=action_id, trials=arm.trials, reward=reward, prior=prior, share=share, **believed))
     return ModelAnswer(
         placement=placement,
         policy=policy.name,
         model_version=found.model_version,
         updated_ms=found.updated_ms,
         age_ms=max(0, time_ms - found.updated_ms),
+        worth_micros=worth_micros,
+        prior=policy.priors.mean,
         arms=arms,
         degraded=list(degraded),
     )
 
 
 def _choice(found: dict[str, Any]) -> Choice:
-    """A choice from its JSON by name, in which bytes are base64."""
-    return Choice(**found | {"lesson": base64.b64decode(found.get("lesson", ""))})
+    """A choice from its JSON by name, which lacks what says nothing."""
+    return msgspec.convert(list((msgspec.structs.asdict(_NO_CHOICE) | found).values()), Choice)
 
 
 def _named(value: msgspec.Struct) -> dict[str, object]:

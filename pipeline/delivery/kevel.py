@@ -7,7 +7,7 @@ id. Where nothing may be shown the decision is null, as Kevel has it; a placemen
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,12 +15,14 @@ from pydantic.alias_generators import to_camel
 
 from pipeline.core.catalogue import Catalogue, LiveCreative
 from pipeline.delivery.api import PLACEMENTS_MAX, Chosen, DecisionAnswer, DecisionRequest
-from pipeline.delivery.desk import Desk
+from pipeline.delivery.desk import Asked, Desk
 from pipeline.delivery.guard import Guard
 from pipeline.delivery.offer import Offer
+from pipeline.delivery.peers import Decided
 from pipeline.delivery.problems import SAFE_HEADERS, Problem
 from pipeline.delivery.published import Published
 from pipeline.delivery.web import Answer, Request
+from pipeline.edge.clock import now_ms
 
 COUNT_MAX: Final = 20
 BODY_KEYS: Final = ("html", "body")
@@ -125,8 +127,8 @@ class Kevel:
         self._guard, self._desk, self._published = guard, desk, published
         self._known = Numbers(published.shelf.catalogue)
 
-    def decide(self, request: Request, now_ms: int) -> Answer:
-        """Decide for every place of the page."""
+    def read(self, request: Request) -> tuple[Asked, Callable[[], Decided]]:
+        """Return what a request asks for, and what decides for every place of its page."""
         body = self._guard.read(request, KevelRequest)
         if self._known.catalogue is not self._published.shelf.catalogue:
             self._known = Numbers(self._published.shelf.catalogue)
@@ -138,11 +140,16 @@ class Kevel:
             "context": _context(body),
         })  # fmt: skip
         asked = self._desk.read(wish, self._guard.refuses_tracking(request))
-        found = zip(names, body.placements, self._desk.decided(asked, now_ms), strict=True)
+        return asked, lambda: self._decided(body, names, asked)
+
+    def _decided(self, body: KevelRequest, names: Sequence[str], asked: Asked) -> Decided:
+        decided = self._desk.decided(asked, now_ms())
+        found = zip(names, body.placements, decided, strict=True)
         answer = KevelAnswer(
             user=body.user or KevelUser(), decisions={name: _answer(place, *one) for name, place, one in found}
         )
-        return Answer(200, answer.__pydantic_serializer__.to_json(answer, by_alias=True), headers=SAFE_HEADERS)
+        json_ = answer.__pydantic_serializer__.to_json(answer, by_alias=True)
+        return Answer(200, json_, headers=SAFE_HEADERS), [one.decision_id for one, _ in decided]
 
     def _wish(self, place: KevelPlacement, blocked: Sequence[int]) -> dict[str, object]:
         only = [number for number in (place.campaign_id, place.flight_id, place.ad_id) if number is not None]

@@ -113,7 +113,7 @@ class Pen:
         if len(raw) > LOG_BYTES_MAX and log.features:
             _without_features(log)
             raw = _encode(log)
-        self._remember(log.decision_id, Remembered(visitor, sender.site, raw))
+        self.remember(log.decision_id, Remembered(visitor, sender.site, raw))
         first = log.choices[0] if log.choices else None
         event = {
             "type": EventType.DECISION.value,
@@ -219,7 +219,8 @@ class Pen:
                     masked, type=tuple[dict[str, object], dict[str, dict[str, object]]]
                 )
 
-    def _remember(self, decision_id: str, one: Remembered) -> None:
+    def remember(self, decision_id: str, one: Remembered) -> None:
+        """Have a recent decision explained and rewarded here: one of ours, or of another process that we have asked."""
         self._recent[decision_id] = one
         self._recent_bytes += len(one.raw) + RECENT_ENTRY_BYTES
         while len(self._recent) > self._recent_max or self._recent_bytes > RECENT_BYTES_MAX:

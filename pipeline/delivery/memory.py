@@ -14,6 +14,7 @@ import msgspec
 from pipeline.core.linear_policy import LINEAR_POLICIES, LinearRules
 from pipeline.core.policies import ALL_POLICIES
 from pipeline.core.policy import POLICIES, Policy, PolicyRules, merge
+from pipeline.core.prior import Described, Priors, priors
 from pipeline.core.state import NO_VERSION, StateView
 from pipeline.delivery.linear import LinearMirror
 from pipeline.edge import metrics
@@ -90,6 +91,7 @@ class Memory:
         self._policies: dict[str, PlacementPolicy] = {}
         self._changed: dict[str, None] = {}
         self._published: Mapping[str, str] = {}
+        self._described: Mapping[str, Described] = {}
         self._others: dict[tuple[str, str], tuple[PlacementPolicy, PlacementPolicy]] = {}
         self._refreshed_s = self._took_s = 0.0
         self._linear = LinearRules(epsilon=settings.policy_epsilon, floor=settings.policy_floor)
@@ -125,7 +127,7 @@ class Memory:
             return found
         of, other = self._others.get((placement_id, name), (None, found))
         if of is not found:
-            other = found._replace(policy=POLICIES[name](found.policy.arms, self._rules))
+            other = found._replace(policy=POLICIES[name](found.policy.arms, self._rules, found.policy.priors))
             self._others[placement_id, name] = found, other
         return other
 
@@ -134,6 +136,16 @@ class Memory:
         before, self._published = self._published, {key: name for key, name in names.items() if name in ALL_POLICIES}
         for placement_id in {**before, **self._published}:
             if before.get(placement_id) != self._published.get(placement_id) and placement_id in self._policies:
+                self._changed[placement_id] = None
+
+    def describe(self, features: Mapping[str, Described]) -> None:
+        """Say what features published creatives have, by placement: what new ones are expected to earn, comes of it.
+
+        features: a placement's value is the same object as before where nothing has changed.
+        """
+        before, self._described = self._described, features
+        for placement_id in {**before, **features}:
+            if before.get(placement_id) is not features.get(placement_id) and placement_id in self._policies:
                 self._changed[placement_id] = None
 
     def is_known(self, placement_id: str) -> bool:
@@ -155,6 +167,14 @@ class Memory:
         elif time_ms - min(shard.block_time_ms for shard in models) > STALE_MS:
             missing.append("models_stale")
         return missing
+
+    def profiles_version(self, partition: int) -> int:
+        """Return up to which version a partition of the profiles is known."""
+        return self._in_use[PROFILES.name][partition].view.version
+
+    def profiles_ms(self, partition: int) -> int:
+        """Return up to which time of the log a partition of the profiles is known, 0 where nothing is."""
+        return self._in_use[PROFILES.name][partition].block_time_ms
 
     @property
     def is_loaded(self) -> bool:
@@ -253,15 +273,19 @@ class Memory:
     def _name(self, placement_id: str) -> str:
         return self._published.get(placement_id) or self._names.get(placement_id, self._default)
 
-    def _made(self, name: str, arms: Mapping[str, ArmStatistics], mirror: LinearMirror) -> Policy:
+    def _made(
+        self, name: str, arms: Mapping[str, ArmStatistics], mirror: LinearMirror, expected: Priors | None = None
+    ) -> Policy:
         if name in LINEAR_POLICIES:
             return LINEAR_POLICIES[name](arms, self._rules, mirror.make(), self._linear)
-        return POLICIES[name](arms, self._rules)
+        return POLICIES[name](arms, self._rules, expected)
 
     def _refresh(self, placement_id: str) -> None:
         models = self._models.get(placement_id, {})
         name = self._name(placement_id)
-        policy = self._made(name, merge([model.arms for model in models.values()]), self._mirror(placement_id))
+        arms, rules = merge([model.arms for model in models.values()]), self._rules
+        expected = priors(arms, rules.prior_mean, rules.prior_trials, self._described.get(placement_id))
+        policy = self._made(name, arms, self._mirror(placement_id), expected)
         shards = self._loading[MODELS.name]
         version = ",".join(f"{partition}:{shards[partition].view.version}" for partition in sorted(models))
         updated_ms = max((model.updated_ms for model in models.values()), default=0)

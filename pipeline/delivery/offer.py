@@ -6,6 +6,7 @@ from typing import Final, NamedTuple, Protocol
 
 from pipeline.core.decide import Candidate
 from pipeline.core.eligibility import Reason
+from pipeline.core.send_time import SendTime
 from pipeline.delivery.api import ActionIn, Made
 from pipeline.delivery.memory import Found
 
@@ -58,12 +59,24 @@ class Whom(NamedTuple):
     missing: Sequence[str] = ()
 
 
+class Sending(NamedTuple):
+    """When to send. send_ms: ms since 1970 UTC. advice: the best hour, and how sure it is.
+
+    is_explored: it is another hour than that, so that something is learnt of it.
+    """
+
+    send_ms: int
+    advice: SendTime
+    is_explored: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What may be chosen, and why the rest may not.
 
     contents: candidate id -> what to show, of published ones. fallback: what the placement shows where nothing is left.
     context: to be logged with the decision. policy: of the experiment's variant; "" = the placement's own.
+    channel: of a published placement. sending: when to send what was chosen, where something is sent.
     """
 
     candidates: Sequence[Candidate]
@@ -72,6 +85,8 @@ class Offer:
     fallback: dict[str, str] | None = None
     context: Mapping[str, object] = field(default_factory=dict)
     policy: str = ""
+    channel: str = ""
+    sending: Sending | None = None
 
     def content(self, action_id: str) -> dict[str, str] | None:
         """What to show for an action; None where the caller knows."""

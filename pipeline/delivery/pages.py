@@ -1,11 +1,17 @@
-"""The OpenAPI page: three small files of our own, so that it works without a network and under a strict policy."""
+"""The pages for people: a few small files of our own, so that it works without a network and under a strict policy."""
 
 from importlib.resources import files
 from typing import Final
 
 from pipeline.delivery.web import Answer, Endpoint, Request
 
-PAGES: Final = {"index.html": "text/html; charset=utf-8", "docs.js": "text/javascript", "docs.css": "text/css"}
+PAGES: Final = {
+    "index.html": "text/html; charset=utf-8",
+    "docs.js": "text/javascript",
+    "docs.css": "text/css",
+    "campaigns.js": "text/javascript",
+    "campaigns.css": "text/css",
+}
 HEADERS: Final = (
     ("content-security-policy", "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"),
     ("x-content-type-options", "nosniff"),

@@ -11,19 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from pipeline.core.audience import Audience, Facts, parse
 from pipeline.core.audience_fields import BY_NAME
-from pipeline.core.caps import CapCounts, OwnShows, cap_key
 from pipeline.core.catalogue import Catalogue, LiveCreative, LivePlacement
 from pipeline.core.decide import time_of
 from pipeline.core.eligibility import Reason, Visit, eligible
 from pipeline.core.experiment.assign import Assignment, Plan, assign, plan
+from pipeline.core.prior import Described, described
 from pipeline.core.profile import ProfileRules
 from pipeline.delivery.arms import show_arms
-from pipeline.delivery.memory import PROFILES_LOADING, Memory
+from pipeline.delivery.counted import Counted
+from pipeline.delivery.memory import Memory
 from pipeline.delivery.offer import Offer, Place, Whom
 from pipeline.delivery.problems import Problem, away
+from pipeline.delivery.slots import Slots
 from pipeline.delivery.till import Till
 from pipeline.edge.catalogue import Catalogue as Follower
 from pipeline.settings import Settings
@@ -39,7 +42,10 @@ GATHER_S: Final = 0.05
 SHOW_EVERY_S: Final = 10.0
 """How often the metrics of what was learnt are brought up to date."""
 _PLACE: Final = re.compile(r"\{(profile|session|context)\.([A-Za-z0-9_.-]{1,64})\}")
-_DAY_MS: Final = 86_400_000
+
+
+_Features = Mapping[str, tuple[Mapping[str, Mapping[str, object]], Described]]
+"""Placement -> its creatives' features, as they are and as vectors; of those where any has some."""
 
 
 class Shelf(NamedTuple):
@@ -48,19 +54,23 @@ class Shelf(NamedTuple):
     catalogue: Catalogue
     experiments: Plan
     factors: Mapping[tuple[str, str], Mapping[str, str]]  # (experiment, variant) -> what it is made of
+    worths: Mapping[str, int]  # placement -> what a reward of 1 is worth, micros; of those that say it
+    capped: Set[str]  # placements where something has a cap, and groups of such
 
 
 class Published:
     """Belongs to the event loop's thread, but for `take` and `remove`."""
 
-    def __init__(self, settings: Settings, memory: Memory, till: Till, cap_salt: bytes) -> None:
+    def __init__(
+        self, settings: Settings, memory: Memory, till: Till, cap_salt: bytes, slots: Slots | None = None
+    ) -> None:
         """memory: told which policies placements have. till: budgets, pacing and stock.
 
-        cap_salt: secret of cap keys, 16 to 64 bytes.
+        cap_salt: secret of cap keys, 16 to 64 bytes. slots: for whom this process counts caps; None = for everybody.
         """
         self._memory = memory
-        self._till = till
-        self._salt = cap_salt
+        self.till = till
+        self.counted = Counted(memory, cap_salt, slots)
         self._holdout = Holdout(share=settings.holdout_share)
         self._rules = ProfileRules(
             gap_ms=settings.session_gap_ms,
@@ -68,12 +78,12 @@ class Published:
             interests_max=settings.interests_max,
         )
         self._objects: dict[tuple[str, str], Stored] = {}
-        self._own, self._own_today = OwnShows(), OwnShows()
         self._changed, self._stopping = threading.Event(), threading.Event()
         self._told, self._compiled_told = 0, 0  # changes heard of, and those that are in use
         self._was_loaded = False
         self._tested: Mapping[tuple[str, str], Stored] = {}  # experiments that the plan and the factors are made of
         self._factors: Mapping[tuple[str, str], Mapping[str, str]] = {}
+        self._features: _Features = {}
         self._plan = plan((), self._holdout)
         self.shelf = self._compiled({})
         self._follower = Follower(settings, self.take, self.remove)
@@ -94,9 +104,10 @@ class Published:
         self._changed.set()
 
     def start(self) -> None:
-        """Begin to read and to compile what comes; returns at once."""
+        """Begin to read and to compile what comes, and to ask whose caps are counted here; returns at once."""
         self._follower.start()
         self._thread.start()
+        self.counted.start()
 
     @property
     def is_loaded(self) -> bool:
@@ -106,7 +117,8 @@ class Published:
         return self._was_loaded
 
     def stop(self) -> None:
-        """End both threads and wait for them."""
+        """Hand over whose caps are counted here, end all threads and wait for them."""
+        self.counted.stop()
         self._follower.stop()
         self._stopping.set()
         self._changed.set()
@@ -122,8 +134,10 @@ class Published:
             self._changed.clear()
             told = self._told
             shelf = self._compiled(self._objects.copy(), self.shelf.catalogue)
-            self._till.publish(shelf.catalogue)
+            self.till.publish(shelf.catalogue)
             self._memory.prefer({one.id: one.body.policy for one in shelf.catalogue.placements.values()})
+            self._features = _features(shelf.catalogue, self._features)
+            self._memory.describe({name: found for name, (_, found) in self._features.items()})
             self.shelf, self._compiled_told = shelf, told
             show_arms(shelf.catalogue, self._memory)
 
@@ -136,13 +150,33 @@ class Published:
             found = list(_experiments(tested))
             self._factors = {(one.id, variant.name): variant.factors for one in found for variant in one.variants}
             self._plan, self._tested = plan(found, self._holdout), tested
-        return Shelf(catalogue, self._plan, self._factors)
+        worths = {one.id: worth for one in catalogue.placements.values() if (worth := one.body.reward_worth_micros)}
+        return Shelf(catalogue, self._plan, self._factors, worths, _capped(catalogue))
 
     # Asked by decisions
+
+    def weigh(self, made: DecisionLog) -> None:
+        """Write into the choices what a reward of 1 is worth in their placement, whoever gave the actions."""
+        worths = self.shelf.worths
+        worth = worths.get(made.placement_id, 0)
+        if made.group is not UNSET:  # rewards of different members are compared
+            worth = worths.get(made.group.placement_id, worth)
+        for choice in made.choices:
+            choice.worth_micros = worth
 
     def knows(self, placement: str) -> bool:
         """Say whether a placement is published."""
         return self.shelf.catalogue.placement(placement) is not None
+
+    def elsewhere(self, places: Sequence[Place], visitor: str, cap_hint: str, time_ms: int) -> str:
+        """Return the address of the process that counts the visitor's caps; "" where nothing has one, or this one does.
+
+        cap_hint: of one without consent.
+        """
+        capped = self.shelf.capped
+        if not capped or not any(place.placement in capped and not place.actions for place in places):
+            return ""
+        return self.counted.elsewhere(visitor, cap_hint, time_ms)
 
     def check(self, placement: str) -> None:
         """Raise Problem 404 where a placement is not published, 503 where that is not known yet."""
@@ -165,14 +199,30 @@ class Published:
             raise Problem(404, "unknown_line", f"line {line_id!r}: {expected}", [("line", expected)])
         return line.audience or parse("")
 
+    def objects(self) -> dict[tuple[str, str], Stored]:
+        """Return every object as it now stands, by kind and id: those that were published once."""
+        return self._objects.copy()
+
     def facts(self, whom: Whom, time_ms: int) -> Facts:
         """Return what audiences know of a visitor."""
         return self._facts(whom, assign(self.shelf.experiments, whom.visitor, "", time_ms), time_ms)
 
-    def offer(self, place: Place, whom: Whom, page: Set[str], gone: Mapping[str, str], decision_id: str) -> Offer:
-        """Return what may be shown there now. page: creatives elsewhere on it. gone: line -> why it just fell out."""
+    def members(self, placement: str) -> Sequence[str]:
+        """Return the placements that a group chooses among; none where it is no group."""
+        live = self.shelf.catalogue.placements.get(placement)
+        return live.body.members if live is not None else ()
+
+    def offer(
+        self, place: Place, whom: Whom, page: Set[str], gone: Mapping[str, str], decision_id: str, member: str = ""
+    ) -> Offer:
+        """Return what may be shown there now. page: creatives elsewhere on it.
+
+        gone: line or creative -> why it just fell out.
+
+        member: the placement meant, where the one asked for is a group.
+        """
         shelf, time_ms = self.shelf, time_of(decision_id)
-        live = shelf.catalogue.placement(place.placement)
+        live = shelf.catalogue.placement(member or place.placement)
         if live is None:  # taken back since it was checked
             return Offer([], fallback={})
         fallback = dict(live.body.fallback)
@@ -180,56 +230,58 @@ class Published:
         context = {"experiments": assigned.variants} if assigned.variants else {}
         policy = next(filter(None, (shelf.factors.get(one, {}).get("policy") for one in assigned.variants.items())), "")
         if assigned.is_held_out:
-            return Offer([], dict.fromkeys(_creatives(live), Reason.HOLDOUT.value), {}, fallback, context)
+            held_out = dict.fromkeys([*_creatives(live), *live.body.members], Reason.HOLDOUT.value)
+            return Offer([], held_out, {}, fallback, context)
         facts = self._facts(whom, assigned, time_ms)
-        means = self._till.view(live, whom.site, decision_id, time_ms)
-        has_consent, caps = not whom.no_consent, self._caps(whom, time_ms)
+        means = self.till.view(live, whom, decision_id, time_ms)
+        has_consent, caps = not whom.no_consent, self.counted.view(whom, time_ms, live.id in shelf.capped)
         visit = Visit(facts, has_consent, caps, means, means, page, exclude=place.exclude, only=place.only)
         candidates, excluded = eligible(live, visit)
-        excluded |= {one.id: gone[one.line_id] for one in candidates if one.line_id in gone}
-        left = [one for one in candidates if one.line_id not in gone]
+        left = candidates
+        if gone:
+            whys = {one.id: gone.get(one.line_id) or gone.get(one.id, "") for one in candidates}
+            excluded |= {name: why for name, why in whys.items() if why}
+            left = [one for one in candidates if not whys[one.id]]
         contents = {one.id: _content(one, facts) for one in left}
-        return Offer(left, excluded, contents, fallback, context, policy)
+        return Offer(left, excluded, contents, fallback, context, policy, live.body.channel.value)
 
     def reserve(self, made: DecisionLog, offer: Offer, whom: Whom) -> str:
-        """Reserve what the choices cost, and write it into them; count them for caps.
+        """Reserve what the choices cost and hold their pieces, and write it into them; count them for caps.
 
-        Returns "", or the id of a line for which there is no money left; then nothing is reserved.
+        Returns "", or the id of a line or creative for which there is nothing left (`till.why`); then nothing is
+        reserved.
         """
         time_ms = time_of(made.decision_id)
         priced = {one.id: one for one in offer.candidates if isinstance(one, LiveCreative)}
         done: list[Choice] = []
+        capped: list[Choice] = []
         for choice in made.choices:
-            line = priced[choice.action_id].line
-            choice.line_id = line.id
-            if not self._till.reserve(line, choice, time_ms):
+            creative = priced[choice.action_id]
+            line = creative.line
+            choice.line_id, choice.goals = line.id, line.goals
+            lacking = "" if self.till.reserve(line, choice, time_ms) else line.id
+            if not lacking:
+                done.append(choice)
+                if creative.held_skus and not self._hold(creative, choice, made, whom):
+                    lacking = creative.id
+            if lacking:
                 for one in done:
-                    self._till.give_back(one)
-                return line.id
-            done.append(choice)
-        self._note(made, whom, time_ms)
+                    self.till.give_back(one, whom.visitor)
+                return lacking
+            if creative.caps or line.caps:
+                capped.append(choice)
+        if not self.counted.note(made, whom, time_ms, capped):
+            for one in done:
+                self.till.give_back(one, whom.visitor)
+            return capped[0].action_id
         return ""
 
-    def _note(self, made: DecisionLog, whom: Whom, time_ms: int) -> None:
-        if whom.visitor:
-            self._own.note(whom.visitor, made.decision_id, time_ms, made.choices)
-        elif whom.cap_hint:
-            key = cap_key(self._salt, _day(time_ms), whom.cap_hint)
-            self._own_today.note(key, made.decision_id, time_ms, made.choices)
-
-    def _caps(self, whom: Whom, time_ms: int) -> CapCounts | None:
-        """What was shown to the visitor; None where that cannot be known."""
-        if whom.visitor:
-            if PROFILES_LOADING in whom.missing or whom.found.is_unreadable:
-                return None
-            state = whom.found.state
-            return CapCounts(state, self._own.of(whom.visitor, state, time_ms), time_ms)
-        if not whom.cap_hint:
-            return None
-        day = _day(time_ms)
-        self._own_today.turn(day)
-        key = cap_key(self._salt, day, whom.cap_hint)
-        return CapCounts(None, self._own_today.of(key, None, time_ms), time_ms)
+    def _hold(self, creative: LiveCreative, choice: Choice, made: DecisionLog, whom: Whom) -> bool:
+        live = self.shelf.catalogue.placement(made.placement_id)
+        if live is None:
+            return False
+        view = self.till.view(live, whom, made.decision_id, time_of(made.decision_id))
+        return self.till.hold(creative, choice, view, made.decision_id)
 
     def _facts(self, whom: Whom, assigned: Assignment, time_ms: int) -> Facts:
         profile = None
@@ -255,12 +307,32 @@ def _experiments(objects: Mapping[tuple[str, str], Stored]) -> Iterator[Experime
             yield found
 
 
+def _features(catalogue: Catalogue, before: _Features) -> _Features:
+    """Return what the creatives of each placement are like; the very same as before where nothing has changed."""
+    found: dict[str, tuple[Mapping[str, Mapping[str, object]], Described]] = {}
+    for name, place in catalogue.placements.items():
+        features = {creative.id: creative.features for line in place.lines for creative in line.creatives}
+        known = before.get(name)
+        if known is not None and known[0] == features:
+            found[name] = known
+        elif (vectors := described(features)) is not None:
+            found[name] = features, vectors
+    return found
+
+
+def _capped(catalogue: Catalogue) -> Set[str]:
+    """Placements where something has a cap, and groups that have such a member."""
+    places = catalogue.placements
+    found = {
+        name
+        for name, place in places.items()
+        if any(line.caps or any(creative.caps for creative in line.creatives) for line in place.lines)
+    }
+    return found | {name for name, place in places.items() if not found.isdisjoint(place.body.members)}
+
+
 def _creatives(place: LivePlacement) -> Sequence[str]:
     return [creative.id for line in place.lines for creative in line.creatives]
-
-
-def _day(time_ms: int) -> str:
-    return str(time_ms // _DAY_MS)
 
 
 def _content(creative: LiveCreative, facts: Facts) -> dict[str, str]:

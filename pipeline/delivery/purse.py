@@ -1,4 +1,4 @@
-"""A delivery process's money: what it has leased, in memory. A decision waits for nothing here.
+"""A delivery process's money, and pieces of skus: what it has leased, in memory. A decision waits for nothing here.
 
 A thread asks the lease store (pipeline/campaigns/leases.py) ahead of need, gives back what is not used, and reads the
 spend state for it. While the store or the broker is away, decisions go on from what is leased already.
@@ -8,12 +8,12 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pipeline import money
 from pipeline.campaigns.database import Database, url_of
 from pipeline.campaigns.leases import Leases
-from pipeline.core.lease import Account, Terms
+from pipeline.core.lease import SKU, Account, Terms, of_sku, sku_name
 from pipeline.core.wallet import Reserved, Wallet
 from pipeline.delivery.spend_view import SpendView
 from pipeline.edge import metrics
@@ -32,6 +32,19 @@ LOOK_S: Final = 1.0
 SHORT_MS: Final = 5_000
 RETRY_S: Final = 1.0
 STOP_S: Final = 5.0
+
+
+class Wish(NamedTuple):
+    """Pieces of a sku that are to be held for so long."""
+
+    site: str
+    sku: str
+    hold_ms: int
+
+    @property
+    def name(self) -> str:
+        """The id of its terms."""
+        return f"{self.hold_ms}/{self.site}/{self.sku}"
 
 
 class Follows(Protocol):
@@ -63,6 +76,8 @@ class Purse:
         self._database = Database(url_of(settings))
         self._leases = Leases(self._database, money.rules(settings))
         self._wallet = Wallet(settings.lease_ms, lambda: secrets.token_hex(12))
+        self._pieces: dict[Wish, Terms] = {}
+        self._levels_known = -1
         self._lock = threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="purse", daemon=True)
@@ -84,14 +99,34 @@ class Purse:
             self._follower.stop()
         self._database.close()
 
-    def publish(self, terms: Sequence[Terms]) -> None:
+    def publish(self, terms: Sequence[Terms], wishes: Sequence[Wish] = ()) -> None:
         """Say which lines may be shown now, all of them; what is held of a line that is left out is given back.
 
         To be called at each change of what is published; a first small lease of each new line is asked for at once.
+        wishes: the pieces that these lines hold.
         """
         with self._lock:
-            self._wallet.publish(terms)
+            self._pieces = {wish: self._pieces.get(wish) or self._of(wish) for wish in wishes}
+            self._wallet.publish([*terms, *self._pieces.values()])
         self._wake.set()
+
+    def _of(self, wish: Wish) -> Terms:
+        return of_sku(*wish, self.view.level(sku_name(wish.site, wish.sku)))
+
+    def has_piece(self, wish: Wish, time_ms: int) -> bool:
+        """Say whether one more piece may be held now. False until it is known which levels there are."""
+        return self._has_terms(wish) and self.has_room(wish.name, time_ms)
+
+    def reserve_piece(self, wish: Wish, time_ms: int) -> Reserved | None:
+        """Hold a piece; None where there is none (now)."""
+        return self.reserve(wish.name, time_ms, 1) if self._has_terms(wish) else None
+
+    def _has_terms(self, wish: Wish) -> bool:
+        """Say whether the terms of a sku know that it has a level, where it has one."""
+        terms = self._pieces.get(wish)
+        if terms is None or self._levels_known < 0:
+            return False
+        return terms.is_limited or self.view.stock_level(wish.site, wish.sku) is None
 
     def has_room(self, line_id: str, time_ms: int) -> bool:
         """Say whether one more may be reserved for a line now. False for a line that was not published here."""
@@ -149,7 +184,22 @@ class Purse:
         if is_ready:
             self._end()
 
+    def _relevel(self) -> None:
+        """Have the leases of skus follow their levels."""
+        told = self.view.levels_told
+        if told == self._levels_known or not self.view.is_loaded:
+            return
+        with self._lock, self.view.still():
+            for wish, known in self._pieces.items():
+                one = self._of(wish)
+                if one != known:
+                    self._pieces[wish] = one
+                    free = (one.total_micros or 0) - self.view.spent_micros(Account(SKU, one.campaign_id))
+                    self._wallet.relevel(one, free)
+        self._levels_known = told
+
     def _turn(self, time_ms: int) -> None:
+        self._relevel()
         if monotonic_s() - self._looked_s >= LOOK_S:
             self._look(time_ms)
         with self._lock:

@@ -115,6 +115,14 @@ def read_span(params: Sequence[tuple[str, str]], now_ms: int) -> Span:
     return Span(from_ms, to_ms, interval)
 
 
+def read_from(params: Sequence[tuple[str, str]], now_ms: int) -> int:
+    """Return the first moment that a query string asks for, ms; without one, 24 hours before now_ms.
+
+    Raises Problem 422 naming the parameter and what was expected.
+    """
+    return _time(_given(params, {"from"}), "from", now_ms - DAY_MS)
+
+
 def sql_of(query: Query) -> tuple[str, dict[str, object]]:
     """Return the statement of a report and the values bound in it."""
     names = KIND_DIMENSIONS[query.kind]

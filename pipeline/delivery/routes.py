@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from pipeline.delivery import api, kevel
+from pipeline.delivery.campaign_report import CampaignsReport
 from pipeline.delivery.reports import BOTS, DIMENSIONS, INTERVALS, METRICS, ROWS_MAX
 from pipeline.rest import openapi
 from pipeline.rest.openapi import About, Parameter, Route
@@ -68,6 +69,10 @@ ROUTES: Final[tuple[Route, ...]] = (
           gives=api.LearningAnswer, problems=(404, 422, 503, *_KEYED), needs_key=True, query=_SPAN_QUERY),
     Route("GET", "/v1/reports/rollup", "rollup", "counts by minute, hour or day", gives=api.RollupAnswer,
           problems=(422, 503, *_KEYED), needs_key=True, query=_ROLLUP_QUERY),
+    Route("GET", "/v1/reports/campaigns", "campaigns_report", "how every campaign does, and why a line is not shown",
+          gives=CampaignsReport, problems=(422, *_KEYED), needs_key=True,
+          query=(("from", {"type": "string"}, f"counts begin with: {_TIME}; 24 hours ago if left out"),)),
+    Route("GET", "/campaigns", "campaigns_page", "that report, for people", media="text/html"),
     Route("GET", "/v1/i/{token}.gif", "impression", "signed: an action was seen; 503 where it could not be stored",
           media="image/gif", problems=(400, 503)),
     Route("GET", "/c/{token}", "click", "signed: an action was clicked; sends the visitor on", media="", status=302,

@@ -14,11 +14,14 @@ import uvloop
 
 from pipeline.collector.buffer import BlockWriter
 from pipeline.delivery.app import Delivery
+from pipeline.delivery.desk import own_url
 from pipeline.delivery.guard import check_exposed
 from pipeline.delivery.log import Pen
 from pipeline.delivery.memory import Memory
 from pipeline.delivery.published import Published
 from pipeline.delivery.purse import Purse
+from pipeline.delivery.shows import shows_of
+from pipeline.delivery.slots import Slots
 from pipeline.delivery.spool import Spool
 from pipeline.delivery.till import Till
 from pipeline.edge import metrics
@@ -62,7 +65,8 @@ async def serve(settings: Settings) -> int:
     pen = Pen(writer, settings.partitions, settings.decisions_kept_max, mask_key, spool)
     warehouse = Warehouse.from_url(settings.warehouse_url, WAREHOUSE_TIMEOUT_S)
     purse = Purse(settings)
-    published = Published(settings, memory, Till(purse), mask_key)
+    slots = Slots(settings, shows_of(settings), memory, _peer_url(settings))
+    published = Published(settings, memory, Till(purse, list(settings.write_keys.values())), mask_key, slots)
     delivery = Delivery(settings, memory, pen, warehouse, signing_key, published)
     front = Front(delivery.served(), delivery.guard.admit, settings.buffer_bytes_max)
     server = Server(front, Limits(settings.body_bytes_max))
@@ -72,13 +76,14 @@ async def serve(settings: Settings) -> int:
     pen.resend(now_ms(), settings.dedupe_window_ms // 2)
     for reader in (follower, purse, published):
         reader.start()
+    delivery.desk.sends.start(warehouse)
     await server.start(settings.host, settings.delivery_port)
     waiting: list[asyncio.Task[object]] = [loop.create_task(event.wait()) for event in (stopping, broken)]
     waiting.append(loop.create_task(_settle_when_loaded(memory, stopping)))
     ends: set[asyncio.Future[Any]] = {writer.refused, *waiting}
     log.info("delivery on http://%s:%s", settings.host, settings.delivery_port)
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    delivery.is_stopping = True
+    delivery.stop()
     await server.stop(DRAIN_S)
     for task in waiting:
         task.cancel()
@@ -89,6 +94,19 @@ async def serve(settings: Settings) -> int:
     if writer.refused.done():
         raise writer.refused.result()
     return 0 if landed and stopping.is_set() else 1
+
+
+def _peer_url(settings: Settings) -> str:
+    """Return where other delivery processes reach this one; bound to every address, by the one of the host's name."""
+    if settings.delivery_peer_url:
+        return settings.delivery_peer_url
+    if settings.host not in ("0.0.0.0", "::", ""):
+        return own_url(settings)
+    try:
+        return own_url(settings.model_copy(update={"host": socket.gethostbyname(socket.gethostname())}))
+    except OSError as error:
+        log.warning("HERALD_DELIVERY_PEER_URL: not set, and %s is no address: %s", socket.gethostname(), error)
+        return own_url(settings.model_copy(update={"host": "127.0.0.1"}))
 
 
 async def _settle_when_loaded(memory: Memory, stopping: asyncio.Event) -> None:

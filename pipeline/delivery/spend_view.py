@@ -1,7 +1,7 @@
 """The spend state as a process that leases money knows it: what was spent of each account, and the stock of each sku.
 
-Sums only: reservations, which are most of the state, are not kept. Whole records count, so what is asked of one
-partition is always of one version. A partition that is read anew replaces the old one once it has come as far.
+Sums only: reservations and open holds, which are most of the state, are not kept. Whole records count, so what is asked
+of one partition is always of one version. A partition that is read anew replaces the old one once it has come as far.
 """
 
 import threading
@@ -10,21 +10,24 @@ from typing import Any
 
 import msgspec
 
-from pipeline.core.lease import Account, Place, Position
+from pipeline.core.holds import HELD, PIECES, SOLD, counts_against
+from pipeline.core.lease import SKU, Account, Place, Position, sku_name
 from pipeline.core.spend import DAY, LEASE, LINE, RESERVATION, STOCK, day_of, days_of, is_newer, line_of
 from pipeline.core.state import StateView
-from schemas.spend import Leased, Money, SpendFixed, StockLevel
+from schemas.spend import Leased, Money, Pieces, Sold, SpendFixed, StockLevel
 from schemas.state import StateRecord
 from schemas.topics import Topic
 
 _decode_money = msgspec.msgpack.Decoder(Money).decode
 _decode_leased = msgspec.msgpack.Decoder(Leased).decode
 _decode_stock = msgspec.msgpack.Decoder(StockLevel).decode
+_decode_pieces = msgspec.msgpack.Decoder(Pieces).decode
+_decode_sold = msgspec.msgpack.Decoder(Sold).decode
 _decode_fixed = msgspec.msgpack.Decoder(SpendFixed).decode
 
 
 class _Entries(dict[str, bytes]):
-    """A partition's entries without reservations; `changed`: keys since somebody looked."""
+    """A partition's entries without reservations and holds; `changed`: keys since somebody looked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +36,7 @@ class _Entries(dict[str, bytes]):
     def update(self, puts: Any = (), /, **more: Any) -> None:
         """Take a record's puts."""
         for key, raw in puts:
-            if not key.startswith(RESERVATION) and self.get(key) != raw:
+            if not key.startswith((RESERVATION, HELD)) and self.get(key) != raw:
                 self[key] = raw
                 self.changed[key] = None
 
@@ -56,9 +59,10 @@ class _Shard:
         self.view = StateView(self.entries)
         self.spent: dict[Account, int] = {}
         self.seen: dict[str, int] = {}
-        self.stock: dict[tuple[str, str], StockLevel] = {}
+        self.sold: dict[str, dict[str, Sold]] = {}  # by the sku's account
         self.clock_ms = 0
         self._counted: dict[str, int] = {}
+        self._sold_of: dict[str, str] = {}
 
     def refresh(self) -> None:
         """Bring the sums up to the entries."""
@@ -71,11 +75,29 @@ class _Shard:
                 self.seen.pop(key.removeprefix(LEASE), None)
                 if raw is not None:
                     self.seen[key.removeprefix(LEASE)] = _decode_leased(raw).reserved.micros
-            elif key.startswith(STOCK) and raw is not None:
-                level = _decode_stock(raw)
-                self.stock[level.site, level.sku] = level
+            elif key.startswith(PIECES) and raw is not None:
+                self._refresh_pieces(_decode_pieces(raw))
+            elif key.startswith(SOLD):
+                self._refresh_sold(key, raw)
         if self.view.fixed:
             self.clock_ms = _decode_fixed(self.view.fixed).block_time_ms
+
+    def _refresh_pieces(self, pieces: Pieces) -> None:
+        account = Account(SKU, sku_name(pieces.site, pieces.sku))
+        self.spent.pop(account, None)
+        if pieces.open:
+            self.spent[account] = pieces.open
+
+    def _refresh_sold(self, key: str, raw: bytes | None) -> None:
+        name = self._sold_of.pop(key, None)
+        if name is not None:
+            del self.sold[name][key]
+            if not self.sold[name]:
+                del self.sold[name]
+        if raw is not None:
+            sold = _decode_sold(raw)
+            name = self._sold_of[key] = sku_name(sold.site, sold.sku)
+            self.sold.setdefault(name, {})[key] = sold
 
     def _refresh_books(self, key: str, raw: bytes | None) -> None:
         micros = 0
@@ -111,7 +133,9 @@ class SpendView:
         self._loading = [_Shard() for _ in range(partitions)]
         self._loaded = [False] * partitions
         self._lock = threading.Lock()
-        self._stock: dict[tuple[str, str], StockLevel] = {}
+        self._levels: dict[str, StockLevel] = {}
+        self.levels_told = 0
+        """How often a level has changed."""
 
     # Asked
 
@@ -137,7 +161,14 @@ class SpendView:
 
     def spent_micros(self, account: Account) -> int:
         """See View."""
-        return sum(shard.spent.get(account, 0) for shard in self._in_use)
+        spent = sum(shard.spent.get(account, 0) for shard in self._in_use)
+        return spent + self._sold(account.id) if account.kind == SKU else spent
+
+    def _sold(self, name: str) -> int:
+        """Return how many held pieces of a sku were bought that the newest level does not know of."""
+        level = self._levels.get(name)
+        sold = [one for shard in self._in_use for one in shard.sold.get(name, {}).values()]
+        return sum(counts_against(one, level, self.clock_ms) for one in sold)
 
     def seen_micros(self, lease_id: str) -> int:
         """See View."""
@@ -145,8 +176,12 @@ class SpendView:
 
     def stock_level(self, site: str, sku: str) -> int | None:
         """Return the newest known stock of a sku over all partitions, None where nothing was said of it."""
-        found = self._stock.get((site, sku))
+        found = self._levels.get(sku_name(site, sku))
         return None if found is None else found.level
+
+    def level(self, name: str) -> StockLevel | None:
+        """See View."""
+        return self._levels.get(name)
 
     def still(self) -> threading.Lock:
         """Return the lock under which nothing of all this changes: to be held over questions that belong together."""
@@ -186,6 +221,8 @@ class SpendView:
         for raw in news:
             if raw is not None:
                 level = _decode_stock(raw)
-                known = self._stock.get((level.site, level.sku))
+                name = sku_name(level.site, level.sku)
+                known = self._levels.get(name)
                 if known is None or is_newer(level, known):
-                    self._stock[level.site, level.sku] = level
+                    self._levels[name] = level
+                    self.levels_told += 1

@@ -11,3 +11,11 @@ def now_ms() -> int:
 def monotonic_s() -> float:
     """Return a clock for durations, s; it never goes back."""
     return time.monotonic()
+
+
+def boot_s() -> float:
+    """Return a clock for durations that goes on while the machine sleeps, s; where there is none, monotonic_s."""
+    return time.clock_gettime(_BOOT)
+
+
+_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

@@ -12,6 +12,7 @@ import msgspec
 
 from pipeline.core.decide import MADE_ELSEWHERE
 from pipeline.core.evaluate.logged import Logged
+from schemas.outcome import GroupLog
 
 ROWS_MAX: Final = 10_000
 CELLS_MAX: Final = 300_000
@@ -25,20 +26,22 @@ _CLOCKS_DIFFER_MS: Final = 86_400_000
 _PLAN: Final = """
 SELECT substring(decision_id, 1, 8) AS bucket, count(), max(length(candidates))
 FROM decisions
-WHERE placement_id = %(placement)s AND decision_id >= %(low)s AND decision_id < %(high)s
+WHERE (placement_id = %(placement)s OR group_id = %(placement)s) AND decision_id >= %(low)s AND decision_id < %(high)s
 GROUP BY bucket ORDER BY bucket
 """
 _DECISIONS: Final = """
 SELECT decision_id, toUnixTimestamp64Milli(decided), policy, choices, candidates, propensities,
-       if(%(reads_context)s, context, ''), if(%(reads_context)s, features, '')
+       if(%(reads_context)s, context, ''), if(%(reads_context)s, features, ''),
+       placement_id, if(group_id = %(placement)s, group_log, '')
 FROM decisions FINAL
-WHERE placement_id = %(placement)s AND decision_id > %(after)s AND decision_id < %(high)s
+WHERE (placement_id = %(placement)s OR group_id = %(placement)s) AND decision_id > %(after)s AND decision_id < %(high)s
 ORDER BY decision_id LIMIT 1 BY decision_id LIMIT %(rows)s
 """
 _OUTCOMES: Final = """
 SELECT decision_id, action_id, toUnixTimestamp64Milli(impressed), toUnixTimestamp64Milli(clicked), reward_micros, is_bot
 FROM outcomes FINAL
-WHERE placement_id = %(placement)s AND decision_id >= %(low)s AND decision_id <= %(high)s
+WHERE (placement_id = %(placement)s OR chosen_by = %(placement)s) AND decision_id >= %(low)s
+  AND decision_id <= %(high)s
 """
 
 
@@ -72,6 +75,7 @@ class _Choice(msgspec.Struct):
     propensity: float
 
 
+_read_group = msgspec.json.Decoder(GroupLog).decode
 _read_choices = msgspec.json.Decoder(list[_Choice]).decode
 _Outcomes = dict[tuple[str, str], tuple[int, int, int, bool]]  # shown, clicked, reward, is bot
 
@@ -159,7 +163,7 @@ class DecisionLogReader:
             if is_bot:
                 self.read.bots += 1
                 continue
-            yield Logged(
+            found = Logged(
                 decision_id=row[0],
                 decided_ms=decided_ms,
                 action_id=choice.action_id,
@@ -173,6 +177,18 @@ class DecisionLogReader:
                 context=msgspec.json.decode(row[6]) if row[6] else {},
                 features=msgspec.json.decode(row[7]) if row[7] else {},
             )
+            yield self._of_group(found, row[8], row[9]) if row[9] else found
+
+    def _of_group(self, found: Logged, member: str, group_log: str) -> Logged:
+        """Return the choice of the placement, one level above that of the action; its reward is the same."""
+        group = _read_group(group_log)
+        return found._replace(
+            action_id=member,
+            propensity=group.propensity,
+            candidates=self._same(tuple(group.candidates)),
+            propensities=group.propensities,
+            features={},
+        )
 
     def _same(self, candidates: tuple[str, ...]) -> tuple[str, ...]:
         """Return one tuple for equal candidates, so that what waits for its reward does not hold them again."""

@@ -48,7 +48,7 @@ FROM (
     FROM decisions FINAL
     WHERE decision_id >= %(low)s AND decision_id < %(high)s AND JSONHas(context, 'experiments', %(id)s)
       AND visitor != '' AND cityHash64(visitor) %% %(parts)s = %(part)s
-      AND (empty(%(placements)s) OR has(CAST(%(placements)s, 'Array(String)'), placement_id))
+      AND (empty(%(placements)s) OR hasAny(CAST(%(placements)s, 'Array(String)'), [placement_id, group_id]))
       AND NOT JSONExtractBool(context, 'profile', 'is_bot')
     LIMIT 1 BY decision_id
 ) AS d
@@ -81,7 +81,7 @@ GROUP BY x.visitor, x.variants, x.exposed, x.shown, x.clicks, x.reward, x.profil
 _COUNT: Final = """
 SELECT uniqExactIf(visitor, visitor != ''), uniqExactIf(decision_id, visitor = '') FROM decisions
 WHERE decision_id >= %(low)s AND decision_id < %(high)s AND JSONHas(context, 'experiments', %(id)s)
-  AND (empty(%(placements)s) OR has(CAST(%(placements)s, 'Array(String)'), placement_id))
+  AND (empty(%(placements)s) OR hasAny(CAST(%(placements)s, 'Array(String)'), [placement_id, group_id]))
 """
 
 

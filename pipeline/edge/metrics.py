@@ -112,6 +112,11 @@ MONEY_BOOKS = _gauge(
     "partition",
     "column",
 )
+STOCK_PIECES = _counter(
+    "herald_stock_pieces_total",
+    "pieces of skus held for who was shown them, by what became of them: held, bought, ended (its time was over), bots",
+    "column",
+)
 LAG_BLOCKS = _gauge(
     "herald_lag_blocks",
     "blocks that the stage has still to apply, of partitions it owns",
@@ -185,6 +190,18 @@ LEASES = _counter(
     " still to be read), failed (the store did not answer)",
     "result",
 )
+CAP_SLOTS = _gauge(
+    "herald_cap_slots", "visitors' slots, of 64, whose frequency caps this process counts; of all processes together 64"
+)
+FORWARDED = _counter(
+    "herald_decisions_forwarded_total",
+    "decisions sent on to the process that counts the visitor's caps: answered, away (not reached), late, misdirected"
+    " (it does not count them any more), refused; all but the first were decided here, without what has a cap",
+    "result",
+)
+FORWARD_SECONDS = _histogram(
+    "herald_forward_seconds", "a decision sent on to another process -> its answer", buckets=DECISION_BUCKETS_S
+)
 LEASED_MICROS = _gauge("herald_leased_micros", "money leased by this process and not reserved yet, in millionths")
 
 # Whole
@@ -209,6 +226,25 @@ AUDIT_FORGOTTEN = _counter(
 )
 AUDIT_BEHIND = _gauge("herald_audit_behind_blocks", "applied blocks that the audit has still to compare with the log")
 AUDIT_SECONDS = _histogram("herald_audit_seconds", "one look of the auditor")
+STOCK_RUNS_OUT = _gauge(
+    "herald_stock_runs_out_hours",
+    "in how many hours a sku's stock is gone, of the 50 most urgent skus; bound: even (as likely earlier as later),"
+    " early (earlier in one case of 20); none where that is later than in half a year",
+    "site", "sku", "bound",
+)  # fmt: skip
+STOCK_RISK = _gauge(
+    "herald_stock_risk_ratio", "probability that a sku's stock is gone within HERALD_STOCK_LEAD_DAYS", "site", "sku"
+)
+STOCK_WARNED = _gauge("herald_stock_warned_skus", "skus of which that probability is 1 % or more")
+LEARNING_REGRET = _gauge(
+    "herald_learning_regret_ratio",
+    "what always showing the best arm would have earned more, in rewards a decision, over the last day, of the 20"
+    " placements and groups where most was seen; bound: mean, low and high of 95 %",
+    "placement", "bound",
+)  # fmt: skip
+LEARNING_DRIFTS = _gauge(
+    "herald_learning_drifts", "arms of a placement whose rewards have changed within the last day, at 1 %", "placement"
+)
 RESTARTS = _counter("herald_restarts_total", "parts restarted by the supervisor of `herald up`", "part")
 DATA_FREE = _gauge("herald_data_free_bytes", "free space of the disk under HERALD_DATA_DIR")
 DATA_SIZE = _gauge("herald_data_size_bytes", "size of the disk under HERALD_DATA_DIR")

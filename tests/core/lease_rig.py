@@ -10,13 +10,26 @@ from itertools import count
 from random import Random
 from typing import NamedTuple
 
-from pipeline.core.lease import Account, Ask, Lease, Limits, Name, Place, Position, Terms, ahead_of_both, settle
+from pipeline.core.lease import (
+    Account,
+    Ask,
+    Lease,
+    Limits,
+    Name,
+    Place,
+    Position,
+    Terms,
+    View,
+    ahead_of_both,
+    of_newest_level,
+    settle,
+)
 from pipeline.core.spend import LEASE, Spend, SpendRules, days_of
 from pipeline.core.state import StateView
 from pipeline.core.wallet import Wallet
 from schemas.block import Origin, OutcomeBlock
 from schemas.outcome import Outcome
-from schemas.spend import Leased
+from schemas.spend import Leased, StockLevel
 from tests.core.spend_rig import lines_of
 
 START_MS = 1_790_000_000_000
@@ -111,6 +124,9 @@ class Lagging:
     def spent_micros(self, account: Account) -> int:
         return sum(known.spent.get(account, 0) for known in self._known())
 
+    def level(self, name: str) -> StockLevel | None:
+        return None
+
     def seen_micros(self, lease_id: str) -> int:
         return sum(known.seen.get(lease_id, 0) for known in self._known())
 
@@ -123,15 +139,14 @@ class MemoryStore:
         self.limits: dict[Name, Limits] = {}
         self.positions: dict[Name, Position] = {}
 
-    def talk(self, asks: Sequence[Ask], terms: dict[str, Terms], declared: dict[str, int], view: Lagging) -> object:
+    def talk(self, asks: Sequence[Ask], terms: dict[str, Terms], declared: dict[str, int], view: View) -> object:
         """Return (leases granted, lines that are behind)."""
         for lease_id, micros in declared.items():
             if lease_id in self.leases:
                 self.leases[lease_id] = self.leases[lease_id]._replace(granted_micros=micros, is_final=True)
         for one in terms.values():
-            self._note(("line", one.line_id), Limits(one.version, one.total_micros, one.daily_micros))
-            campaign = Limits(one.campaign_version, one.campaign_total_micros, one.campaign_daily_micros)
-            self._note(("campaign", one.campaign_id), campaign)
+            for name, limits in of_newest_level(one, view).limits.items():
+                self._note(name, limits)
         found = settle(asks, self.limits, self.positions, list(self.leases.values()), view, RULES)
         for lease_id in found.closed:
             del self.leases[lease_id]
@@ -143,7 +158,7 @@ class MemoryStore:
 
     def _note(self, name: Name, limits: Limits) -> None:
         known = self.limits.get(name)
-        if known is None or known.version < limits.version:
+        if known is None or limits.is_newer(known):
             self.limits[name] = limits
 
 

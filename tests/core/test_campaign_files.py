@@ -32,7 +32,14 @@ LINES = st.fixed_dictionaries(
     optional={
         "schedule": SCHEDULES, "labels": LABELS, "priority": st.integers(1, 10), "skus": st.lists(NAMES, max_size=2),
         "caps": st.lists(st.fixed_dictionaries({"count": st.integers(1, 9), "per": st.just("day")}), max_size=2),
-        "goal": st.fixed_dictionaries({"event": st.sampled_from(["click", "purchase"])}),
+        "goals": st.lists(
+            st.fixed_dictionaries(
+                {"event": st.sampled_from(["click", "purchase", "subscribe"]), "value_micros": st.integers(1, 9)},
+                optional={"window_ms": st.integers(1, 9)},
+            ),
+            max_size=3,
+            unique_by=lambda goal: goal["event"],
+        ),
         "price": st.fixed_dictionaries({"per": st.just("click"), "micros": st.integers(1, 10**9)}),
     },
 )  # fmt: skip

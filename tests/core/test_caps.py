@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from profile_rig import CONVERSION_WINDOW_MS, START_MS, decision, event, page, tell
 
-from pipeline.core.caps import MANY, CapCounts, OwnShows, cap_key, cap_rules
+from pipeline.core.caps import (
+    ELSEWHERE,
+    MANY,
+    UNKNOWN,
+    CapCounts,
+    Closed,
+    OwnShows,
+    cap_key,
+    cap_rules,
+    own_shows,
+)
 from pipeline.core.decide import make_id
 from pipeline.core.shown import CREATIVES_MAX, KEPT_MS, STAMPS_MAX, ShownRules, note_shown, stamp, stamp_ms
 from schemas.campaign import DAY_MS, HOUR_MS, Cap
@@ -314,3 +324,31 @@ def test_a_cap_without_consent_holds_within_the_day(per: str) -> None:
     note(own, made(0, "a", 1), "-key")
     rules = cap_rules("line", "shoes", [Cap.model_validate({"count": 1, "per": per})])
     assert CapCounts(None, own.of("-key", None, START_MS + 1), START_MS + 1).full(rules) == rules[0]
+
+
+def test_of_a_day_it_is_remembered_of_whom_nothing_is_known_any_more() -> None:
+    own = OwnShows(keys_max=2, keeps_lost=True)
+    own.turn("20000")
+    for number, key in enumerate("abc"):
+        own.note(key, make_id(START_MS, key, number), START_MS, [made(0).choice])
+    assert [own.is_lost(key) for key in "abcd"] == [True, False, False, False]
+    own.note("a", make_id(START_MS, "a", 9), START_MS, [made(0).choice])
+    assert own.is_lost("a")
+    own.turn("20001")
+    assert not own.is_lost("a")
+
+
+def test_what_another_process_has_shown_counts_once_however_often_it_is_told() -> None:
+    own, one = OwnShows(), made(0, "a", 1)
+    own.note("ann", one.decision_id, START_MS, [one.choice])
+    told = own_shows(made(0, "b", 2).decision_id, START_MS, [made(0, "b", 2).choice])
+    for _ in range(2):
+        own.merge("ann", [*told, *own_shows(one.decision_id, START_MS, [one.choice])])
+    assert CapCounts(None, own.of("ann", None, START_MS), START_MS).count("line", "shoes", "day") == 2
+
+
+@pytest.mark.parametrize("closed", [ELSEWHERE, UNKNOWN])
+def test_where_it_is_not_known_how_often_every_cap_is_full(closed: Closed) -> None:
+    full = closed.full(cap_rules("line", "shoes", [Cap(count=1_000, per="hour")]))
+    assert full is not None
+    assert full.detail in ("elsewhere", "unknown")

@@ -11,9 +11,11 @@ from pipeline.core.caps import CapRule
 from pipeline.core.catalogue import EMPTY, Catalogue, Held
 from pipeline.core.decide import Ask, Known, decide, make_id
 from pipeline.core.policy import POLICIES, PolicyRules
-from schemas.campaign import Status, Stored
+from schemas.campaign import DAY_MS, Status, Stored
+from schemas.outcome import OWN_REVENUE, GoalTerms
 
 ABOVE = [("advertisers", "adv"), ("campaigns", "spring"), ("lines", "shoes"), ("creatives", "red")]
+GOALS = [{"event": "purchase"}, {"event": "subscribe", "value_micros": 5, "window_ms": 9}]
 PAIRS = [(kind, name, status) for kind, name in ABOVE for status in Status]
 
 
@@ -92,7 +94,7 @@ def test_a_line_is_shown_at_its_placements_of_its_channels_the_highest_priority_
 def test_a_line_knows_what_is_needed_to_judge_pay_and_learn() -> None:
     price = {"per": "impression", "micros": 2_000_000}
     cap = {"count": 3, "per": "day"}
-    campaign = stored("campaigns", "spring", advertiser="adv", caps=[cap], goal={"event": "purchase"}, currency="CHF")
+    campaign = stored("campaigns", "spring", advertiser="adv", caps=[cap], goals=GOALS, currency="CHF")
     body = {"price": price, "budget": {"daily_micros": 5}, "caps": [{"count": 1, "per": "hour"}], "skus": ["s1"]}
     hats = line("hats", **body, audience='context.country == "DE"', schedule={"zone": "Asia/Tokyo"}, labels={"a": "b"})
     catalogue = Catalogue(shop(campaign, *hats))
@@ -102,7 +104,7 @@ def test_a_line_knows_what_is_needed_to_judge_pay_and_learn() -> None:
         CapRule("campaign", "spring", "day", 3, ("campaign", "spring"), 1),
         CapRule("line", "hats", "hour", 1, ("line", "hats"), 0),
     )
-    assert found.goal.event == "purchase"
+    assert found.goals == (GoalTerms("purchase", OWN_REVENUE, 7 * DAY_MS), GoalTerms("subscribe", 5, 9))
     assert (found.timetable.zone, found.timetable.budget_day(NOW_MS)) == ("Asia/Tokyo", "2026-09-21")
     assert (found.skus, found.labels, found.campaign.currency) == (("s1",), {"a": "b"}, "CHF")
     assert found.audience is not None
@@ -111,6 +113,34 @@ def test_a_line_knows_what_is_needed_to_judge_pay_and_learn() -> None:
     assert (plain.audience, plain.pays_for, plain.each_micros) == (None, "", 0)
     (creative,) = found.creatives
     assert (creative.line, creative.line_id, creative.price) == (found, "hats", found.price)
+
+
+def test_a_line_s_goals_go_before_its_campaign_s_and_an_older_single_one_is_read() -> None:
+    """The older spelling's default, a click without a value, never meant anything."""
+    campaign = stored("campaigns", "spring", advertiser="adv", goals=GOALS)
+    hats, caps = line("hats", goals=[{"event": "click", "value_micros": 3, "window_ms": 4}]), line("caps")
+    older = line("older", goal={"event": "subscribe", "value_micros": 6, "window_ms": 7})
+    nothing = line("nothing", goal={"event": "click", "value_micros": None, "window_ms": 604_800_000})
+    lines = Catalogue(shop(campaign, *hats, *caps, *older, *nothing)).lines
+    assert lines["hats"].goals == (GoalTerms("click", 3, 4),)
+    assert lines["older"].goals == (GoalTerms("subscribe", 6, 7),)
+    assert lines["caps"].goals == lines["nothing"].goals == lines["hats"].campaign.goals != ()
+    assert Catalogue(shop()).lines["shoes"].goals == ()
+
+
+@pytest.mark.parametrize(("body", "told"), [
+    ({"goals": [{"event": "click", "value_micros": 1}, {"event": "click", "value_micros": 2}]},
+     "goals: Value error, two goals are for click; expected one goal for each event"),
+    ({"goals": [{"event": "impression"}]},
+     "goals.0: Value error, value_micros: impressions have no revenue of their own; expected what one is worth"),
+    ({"goals": [], "goal": {"event": "purchase"}}, "Value error, goal and goals are both given; expected goals alone"),
+    ({"goals": [{"value_micros": 3}]}, "goals.0.event: Field required"),
+    ({"goals": [{"event": "purchase", "window_ms": 91 * 86_400_000}]}, "goals.0.window_ms: Input should be less than"),
+    ({"goal": "click"}, "goals.0: Input should be a valid dictionary"),
+])  # fmt: skip
+def test_goals_that_make_no_sense_say_what_is_wrong(body: dict[str, object], told: str) -> None:
+    unreadable = Catalogue(shop(*line("hats", **body))).unreadable
+    assert unreadable["lines/hats"].startswith(told)
 
 
 def test_its_creatives_are_candidates_for_a_decision() -> None:

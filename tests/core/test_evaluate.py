@@ -17,6 +17,7 @@ from pipeline.core.evaluate.logged import MICROS, Logged
 from pipeline.core.evaluate.reward_model import RewardModel
 from pipeline.core.evaluate.targets import KINDS, EpsilonGreedySpec, Fixed, FixedSpec, Learnt, Target, UniformSpec
 from pipeline.core.policy import POLICIES, PolicyRules
+from pipeline.core.prior import priors
 
 SEED = 20_261_122
 ABC = ("a", "b", "c")
@@ -363,7 +364,8 @@ def test_a_learnt_target_is_deliverys_policy_of_the_same_sums(name: str) -> None
     arms = target.sums.arms
     assert {action: arm.trials for action, arm in arms.items()} == {"a": 150, "b": 90, "c": 60}
     assert sum(arm.reward_micros for arm in arms.values()) == 30 * MICROS
-    policy = POLICIES[name](arms, PolicyRules())
+    rules = PolicyRules()
+    policy = POLICIES[name](arms, rules, priors(arms, rules.prior_mean, rules.prior_trials))
     assert target.probabilities(log[0]) == policy.probabilities(policy.scores(ABC))
 
 

@@ -27,6 +27,7 @@ OTHER = {
     "policy_default": "thompson",
     "campaigns_keys": "ann=k1,bob=k2",
     "delivery_keys": "k1,k2",
+    "delivery_peer_url": "http://10.0.0.7:8081",
     "log_level": "DEBUG",
     "state_store": "disk",
     "accept_gap": "true",

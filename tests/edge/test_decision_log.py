@@ -20,6 +20,7 @@ from pipeline.core.evaluate.estimate import Evaluation, Method
 from pipeline.core.evaluate.fold import EvaluateRules, evaluate
 from pipeline.core.evaluate.logged import MICROS, Logged
 from pipeline.core.evaluate.targets import EpsilonGreedySpec, FixedSpec
+from pipeline.core.group import choose_member, members, note_group
 from pipeline.core.policy import EpsilonGreedy, PolicyRules
 from pipeline.core.rows import Columns, decision_columns, outcome_columns
 from pipeline.edge.clickhouse import Warehouse
@@ -248,3 +249,34 @@ def test_the_command_itself_ends_with_3_where_it_refuses(warehouse: tuple[Wareho
     refused = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert refused.returncode == REFUSED
     assert "no decision that can be judged" in refused.stdout
+
+
+def test_a_group_is_judged_on_its_choice_of_members_and_a_member_on_its_own(warehouse: tuple[Warehouse, str]) -> None:
+    """The group's actions are its members, with the group's probabilities; a member's log is the same whoever asked."""
+    policy = Known(EpsilonGreedy({"push": ArmStatistics(100, 9 * MICROS)}, PolicyRules(0.6)), "m1")
+    events, outcomes, members_of, actions_of = [], [], [], []
+    for number in range(40):
+        at_ms = BASE_MS + number * EVERY_MS
+        decision_id = make_id(at_ms, f"g{number}", number)
+        above = choose_member(Ask("outreach", "", members(["mail", "push"])), policy, decision_id, "s")
+        first = above.choices[0]
+        log = decide(Ask(first.action_id, "", ACTIONS, 2), policy, decision_id, "s")
+        note_group(log, above)
+        one = Made(log, at_ms, [outcome(log, at_ms, n, True, n == number % 2, False) for n in (0, 1)], None)
+        one.outcomes[0] = msgspec.structs.replace(one.outcomes[0], chosen_by="outreach")
+        events.append(decision_event(one))
+        outcomes += one.outcomes
+        rest = (one.outcomes[0].reward_micros, one.outcomes[0].impressed_ms, one.outcomes[0].clicked_ms)
+        choice = log.choices[0]
+        members_of.append(Logged(decision_id, at_ms, first.action_id, first.propensity, ("mail", "push"),
+                                 tuple(above.propensities), *rest))  # fmt: skip
+        actions_of.append(Logged(decision_id, at_ms, choice.action_id, choice.propensity, ("a", "b", "c"),
+                                 tuple(log.propensities), *rest))  # fmt: skip
+    block = EventBlock(BASE_MS, Totals(), list(range(len(events))), events)
+    insert(warehouse[0], decision_columns([(Origin(0, 50), block)]))
+    insert(warehouse[0], outcome_columns([(Origin(0, 51), OutcomeBlock(BASE_MS, outcomes))]))
+    assert read(warehouse[0], Span("outreach")) == members_of
+    for name in ("mail", "push"):
+        mine = [action for action, above in zip(actions_of, members_of, strict=True) if above.action_id == name]
+        assert read(warehouse[0], Span(name)) == mine
+    assert {one.action_id for one in members_of} == {"mail", "push"}

@@ -80,7 +80,8 @@ class Desk:
     def why(self, placement: str, visitor: str, **more: Any) -> dict[str, str]:
         """Ask, and return why creatives fell out."""
         decision_id = self.ask(placement, visitor, **more).json()["decision_id"]
-        found = self.http.get(f"/v1/decisions/{decision_id}").json()["excluded"]
+        asked = self.services[more.get("at", 0)].http
+        found = asked.get(f"/v1/decisions/{decision_id}").json()["excluded"]
         assert isinstance(found, dict)
         return found
 

@@ -108,6 +108,8 @@ BACKWARDS = {"starts_at": "2026-02-01T00:00:00Z", "ends_at": "2026-01-01T00:00:0
     ("lines", {"placements": ["home", "attic"]}, 422, "unknown_placement", "placements.1", "no attic"),
     ("lines", {"audience": "profile.visits > > 3"}, 422, "audience", "audience", "expected"),
     ("lines", {"budget": {"total_micros": 5}}, 400, "invalid", "", "a budget needs a price"),
+    ("lines", {"goals": [{"event": "purchase"}] * 2}, 400, "invalid", "goals", "two goals are for purchase"),
+    ("placements", {"reward_worth_micros": 0}, 400, "invalid", "reward_worth_micros", "greater than or equal to 1"),
     ("lines", {"schedule": {"zone": "Mars/Olympus"}}, 400, "invalid", "schedule.zone", "expected an IANA name"),
     ("creatives", {"features": {"n": 1e400}}, 400, "invalid", "features.n.bool", ""),
     ("placements", {"policy": "best"}, 422, "unknown_policy", "policy", "expected one of epsilon_greedy"),

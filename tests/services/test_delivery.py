@@ -18,6 +18,7 @@ from pipeline import topics
 from pipeline.core.clean import CleanRules, clean
 from pipeline.core.decide import partition_of as decision_partition
 from pipeline.core.policy import EpsilonGreedy, PolicyRules
+from pipeline.core.prior import priors
 from pipeline.core.redraw import redraw
 from pipeline.edge.clock import now_ms
 from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
@@ -141,7 +142,8 @@ def test_a_decision_stands_in_the_log_of_its_visitors_partition_and_can_be_repla
     assert (event.placement_id, event.action_id) == ("home", answer["actions"][0]["id"])
     log = msgspec.json.decode(event.properties, type=DecisionLog)
     arms = {key: ArmStatistics(2 * arm.trials, 2 * arm.reward_micros) for key, arm in BEST.items()}
-    assert log.scores == EpsilonGreedy(arms, PolicyRules(0.1, 0.02, 50.0)).scores(log.candidates)
+    policy = EpsilonGreedy(arms, PolicyRules(0.1, 0.02, 50.0), priors(arms, 0.02, 50.0))
+    assert log.scores == policy.scores(log.candidates)
     assert redraw(log).differences == []
     assert [choice.action_id for choice in log.choices] == [one["id"] for one in answer["actions"]]
     assert log.features == {"b": {"x": 1}}

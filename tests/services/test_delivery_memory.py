@@ -8,9 +8,11 @@ from pydantic import ValidationError
 
 from pipeline.core.clean import CleanRules, clean
 from pipeline.core.policy import EpsilonGreedy, Uniform
+from pipeline.core.prior import described
 from pipeline.core.state import StateView, StateWriter
 from pipeline.delivery.api import DecisionRequest
 from pipeline.delivery.desk import Desk
+from pipeline.delivery.explain import of_model
 from pipeline.delivery.log import LOG_KEYS_MAX, Pen, Sender
 from pipeline.delivery.memory import STALE_MS, Memory
 from pipeline.delivery.problems import Problem
@@ -51,6 +53,31 @@ def test_partitions_are_added_up_and_each_change_is_used() -> None:
     refresh(memory)
     assert memory.policy("home").policy.arms["a"] == ArmStatistics(200, 8 * MICROS)
     assert memory.policy("home").model_version == "0:5,1:9"
+
+
+def test_a_new_creative_begins_with_what_those_like_it_have_earned_and_no_refresh_is_made_for_nothing() -> None:
+    memory = Memory(settings())
+    features: dict[str, dict[str, object]] = {
+        "a": {"tone": "warm"}, "b": {"tone": "cold"}, "warm": {"tone": "warm"}, "cold": {"tone": "cold"},
+    }  # fmt: skip
+    vectors = described(features)
+    assert vectors is not None
+    memory.describe({"home": vectors})
+    read(memory, MODELS, 0, StateWriter.fence("o"), change(5, {"home": model(a=80, b=10)}))
+    refresh(memory)
+    found = memory.policy("home")
+    warm, cold, unknown = found.policy.scores(["warm", "cold", "unknown"])
+    assert cold < unknown < warm
+    assert memory.policy("home", "thompson").policy.priors == found.policy.priors
+    memory.describe({"home": vectors})
+    refresh(memory)
+    assert memory.policy("home") is found
+    memory.describe({})
+    refresh(memory)
+    assert memory.policy("home").policy.scores(["warm", "cold"]) == [unknown, unknown]
+    arms = {arm.id: arm for arm in of_model("home", found, found.updated_ms, []).arms}
+    assert (arms["warm"].trials, arms["warm"].prior) == (0, warm)
+    assert arms["a"].prior == warm < arms["a"].mean
 
 
 def test_an_entry_that_was_only_swept_does_not_make_the_policy_anew() -> None:

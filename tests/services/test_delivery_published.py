@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from books_rig import Books
 from delivery_rig import until
 from published_rig import FALLBACK, Desk, desks
 
@@ -163,6 +164,19 @@ def test_a_placement_has_the_policy_that_the_marketer_gave_it(desk: Desk) -> Non
     until(lambda: desk.ask("lab", "v1").json()["policy"] == "uniform", "another policy")
 
 
+def test_how_campaigns_do_is_reported_and_a_page_shows_it(desk: Desk) -> None:
+    desk.campaign("seen", schedule={"ends_at": "2020-01-01T00:00:00Z"})
+    answer = desk.http.get("/v1/reports/campaigns").json()
+    [line] = next(one["lines"] for one in answer["campaigns"] if one["id"] == "seen-c")
+    assert (line["state"], line["detail"], line["opens_ms"]) == ("schedule", "line", None)
+    assert [one["shares"] for one in line["creatives"]] == [{"seen": 1.0}]
+    assert (line["counts"], answer["degraded"]) == (None, ["counts: the warehouse does not answer"])
+    assert desk.http.get("/v1/reports/campaigns?from=yesterday").json()["errors"][0]["where"] == "from"
+    page = desk.http.get("/campaigns")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert [desk.http.get(f"/docs/campaigns.{kind}").status_code for kind in ("js", "css")] == [200, 200]
+
+
 def test_an_audience_is_explained_part_by_part(desk: Desk) -> None:
     desk.campaign("why", audience='profile.visits >= 3 or context.country == "AT"')
     asked = {"line": "why-l", "visitor": "v1", "context": {"country": "AT"}}
@@ -184,3 +198,90 @@ def test_an_audience_that_cannot_be_explained_says_why(
 ) -> None:
     answer = desk.http.post("/v1/audiences/explain", json=asked)
     assert (answer.status_code, word in answer.text) == (status, True), answer.text
+
+
+HOLD_MS = 600_000
+
+
+@pytest.fixture
+def books(desk: Desk) -> Iterator[Books]:
+    found = Books(desk, "few-l")
+    yield found
+    found.close()
+
+
+class Crowd:
+    """Visitors who ask both processes for a placement, a hundred at each at once."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk, self._asked = desk, 0
+
+    def ask(self) -> set[str]:
+        """Return those who are shown it."""
+        visitors = [f"crowd-{self._asked + number}" for number in range(200)]
+        self._asked += len(visitors)
+        with concurrent.futures.ThreadPoolExecutor(32) as pool:
+            shown = list(pool.map(lambda at: self._desk.shown("few", visitors[at], at=at % 2), range(200)))
+        return {visitor for visitor, found in zip(visitors, shown, strict=True) if found}
+
+    def ask_until(self, many: int) -> set[str]:
+        """Ask until so many are shown it, and once more, when nobody else may be."""
+        shown: set[str] = set()
+        until(lambda: shown.update(self.ask()) or len(shown) >= many, f"{many} pieces can be had")
+        shown |= self.ask()
+        assert len(shown) == many
+        assert self.whys() == [{"few-1": "stock:held"}] * 2
+        return shown
+
+    def whys(self) -> list[dict[str, str]]:
+        """Why each process shows it to nobody else."""
+        return [self._desk.why("few", f"else-{self._asked}", at=at) for at in (0, 1)]
+
+
+def test_never_are_more_pieces_held_than_there_are_by_two_processes(desk: Desk, books: Books) -> None:
+    """Three pieces for many hundreds: three visitors have one each, until they buy it, or their time is over."""
+    books.level("few", 0)
+    desk.campaign("few", skus=["few"], hold_ms=HOLD_MS)
+    for at in (0, 1):
+        until(lambda at=at: desk.why("few", "nobody", at=at) == {"few-1": "stock:line"}, "the level is known")
+    books.level("few", 3)
+    crowd = Crowd(desk)
+    first = crowd.ask_until(3)
+    again = [desk.shown("few", visitor, at=at) for visitor in first for at in (0, 1)]
+    assert again.count(["few-1"]) == 3, "who holds a piece is shown it again where it was shown"
+    until(lambda: first <= books.take(), "they are in the log")
+    books.pass_time(books.decided_ms + HOLD_MS + 1)
+    second = crowd.ask_until(3)
+    until(lambda: second <= books.take(), "they are in the log")
+    books.buys(min(second), "few")
+    books.level("few", 2)
+    books.pass_time(books.decided_ms)
+    assert crowd.ask() == set(), "the two that are left are held for two"
+    books.level("few", 4)
+    assert not crowd.ask_until(2) & (first | second)
+
+
+def test_a_choice_carries_the_goals_and_the_unit_that_held_when_it_was_decided(desk: Desk) -> None:
+    """A later edit changes new decisions only. Actions of the request earn in the placement's unit too."""
+
+    def told(decision_id: str) -> tuple[list[dict[str, Any]], int]:
+        (choice,) = desk.http.get(f"/v1/decisions/{decision_id}").json()["choices"]
+        return choice["goals"], choice["worth_micros"]
+
+    def asked(**more: Any) -> str:
+        return str(desk.ask("goals", "v1", **more).json()["decision_id"])
+
+    week_ms = 604_800_000
+    desk.campaign("goals", goals=[{"event": "purchase"}, {"event": "subscribe", "value_micros": 5}])
+    before = asked()
+    first = [
+        {"event": "purchase", "value_micros": None, "window_ms": week_ms},
+        {"event": "subscribe", "value_micros": 5, "window_ms": week_ms},
+    ]
+    assert told(before) == (first, 0)
+    desk.line("goals", goals=[{"event": "click", "value_micros": 7, "window_ms": 9}])
+    desk.publish("placements", id="goals", name="goals", reward_worth_micros=1_000)
+    after = ([{"event": "click", "value_micros": 7, "window_ms": 9}], 1_000)
+    until(lambda: told(asked()) == after, "the new goals")
+    assert told(before) == (first, 0)
+    assert told(asked(actions=[{"id": "own"}])) == ([], 1_000)

@@ -1,5 +1,6 @@
 """Reports and old decisions from a real warehouse: the statements run, and say what was stored."""
 
+import io
 import os
 from collections.abc import Iterator
 from uuid import uuid4
@@ -7,24 +8,37 @@ from uuid import uuid4
 import msgspec
 import pytest
 from delivery_rig import free_port
+from outlook_rig import learnt, left, rows, sold
+from rich.console import Console
 
+from pipeline.audit.lookout import Lookout
+from pipeline.core.catalogue import Catalogue
 from pipeline.core.decide import Action, Ask, Known, decide, make_id
+from pipeline.core.group import choose_member, members, note_group
 from pipeline.core.linear_blend import Blend, nothing
 from pipeline.core.linear_policy import LINEAR_POLICIES
 from pipeline.core.policy import EpsilonGreedy, PolicyRules
 from pipeline.core.redraw import redraw
 from pipeline.core.rollup import Chunk, Rollup
-from pipeline.core.rows import Columns, decision_columns, outcome_columns
+from pipeline.core.rows import Columns, decision_columns, outcome_columns, session_columns
+from pipeline.decisions import show_decision, show_redrawn
+from pipeline.delivery.campaign_report import Counts, read_counts
 from pipeline.delivery.curves import learning, read_cells
 from pipeline.delivery.explain import Archive, explain
 from pipeline.delivery.reports import INTERVALS, KIND_DIMENSIONS, METRICS, read_query, read_span, run_query
+from pipeline.delivery.send import SENDS, VISITS, SendTimes
 from pipeline.edge.clickhouse import Warehouse
+from pipeline.edge.metrics import REGISTRY
 from pipeline.embedded.warehouse import EmbeddedWarehouse, WarehouseConfig
-from schemas.block import EventBlock, Origin, OutcomeBlock, Totals
+from pipeline.plan_stock import StockWish, judge, known
+from pipeline.settings import Settings
+from schemas.block import EventBlock, Origin, OutcomeBlock, SessionBlock, Totals
 from schemas.ddl import create
 from schemas.event import Event, EventType
 from schemas.outcome import Outcome
-from schemas.tables import DECISIONS, OUTCOMES, ROLLUP_MINUTE
+from schemas.session import Session, SessionRow
+from schemas.tables import DECISIONS, EVENTS, OUTCOMES, ROLLUP_MINUTE, SESSIONS
+from tests.core.catalogue_rig import shop, stored
 
 NOW_MS = 1_795_000_000_000
 MINUTE_MS = 60_000
@@ -46,7 +60,7 @@ def opened(url: str) -> Iterator[Warehouse]:
     with Warehouse.from_url(url) as admin:
         admin.execute(f"CREATE DATABASE {name}")
         with Warehouse.from_url(f"{url.rpartition('/')[0]}/{name}") as found:
-            for table in (ROLLUP_MINUTE, DECISIONS, OUTCOMES):
+            for table in (ROLLUP_MINUTE, EVENTS, DECISIONS, OUTCOMES, SESSIONS):
                 for statement in create(table, 4_000):
                     found.execute(statement)
             yield found
@@ -181,3 +195,150 @@ def test_how_a_placement_has_learnt_is_read_from_what_was_shown(warehouse: Wareh
     assert found.regret is not None
     assert (found.regret.best, found.regret.best_value, found.regret.decisions) == ("a", 1.0, 58)
     assert read_cells(warehouse, "' OR 1=1 --", span) == []
+
+
+def test_what_came_of_each_creative_is_counted_without_bots_and_what_is_older(warehouse: Warehouse) -> None:
+    def outcome(at_ms: int, creative: str, number: int, **more: object) -> Outcome:
+        named = (make_id(at_ms, "v", number), creative, "counted", "v", at_ms, at_ms, 0, 0, 0, 0, 1.0, 1, 0)
+        return msgspec.structs.replace(Outcome(*named, creative_id=creative, line_id="counted-line"), **more)
+
+    outcomes = [
+        outcome(NOW_MS, "red", 1, clicked_ms=NOW_MS + 1, conversions=2, revenue_micros=5),
+        outcome(NOW_MS, "red", 2, impressed_ms=0),
+        outcome(NOW_MS, "blue", 3),
+        outcome(NOW_MS, "blue", 4, is_bot=True),
+        outcome(NOW_MS - 1, "blue", 5),
+        outcome(NOW_MS, "blue", 6, line_id=""),
+    ]
+    store(warehouse, outcome_columns([(Origin(0, 11), OutcomeBlock(NOW_MS, outcomes))]))
+    assert read_counts(warehouse, NOW_MS) == {
+        ("counted-line", "red"): Counts(decisions=2, impressions=1, clicks=1, conversions=2, revenue_micros=5),
+        ("counted-line", "blue"): Counts(decisions=1, impressions=1),
+    }
+    assert read_counts(warehouse, NOW_MS + MINUTE_MS) == {}
+
+
+def test_a_decision_of_a_group_is_read_back_with_both_levels(warehouse: Warehouse) -> None:
+    decision_id = make_id(NOW_MS, "v1", 70)
+    known = Known(EpsilonGreedy({}, PolicyRules()), "0:1")
+    above = choose_member(Ask("outreach", "v1", members(["mail", "push"])), known, decision_id, "seed")
+    member = above.choices[0].action_id
+    log = decide(Ask(member, "v1", [Action("red"), Action("blue")], 2), known, decision_id, "seed")
+    note_group(log, above)
+    log.choices[0].send_ms = NOW_MS + 5
+    happened = Event("e", EventType.DECISION, NOW_MS, NOW_MS, "shop", "v1", decision_id=decision_id)
+    happened.properties = msgspec.json.encode(log).decode()
+    store(warehouse, decision_columns([(Origin(0, 21), EventBlock(NOW_MS, Totals(), [0], [happened]))]))
+    found = Archive(warehouse).log(decision_id)
+    assert found == (log, "v1")
+    choice = log.choices[0]
+    named = (decision_id, choice.action_id, member, "v1", NOW_MS, NOW_MS, NOW_MS, 0, 0, 500_000)
+    told = Outcome(*named, choice.propensity, 1, 500_000, chosen_by="outreach", group_propensity=0.5)
+    store(warehouse, outcome_columns([(Origin(0, 22), OutcomeBlock(NOW_MS, [told]))]))
+    span = read_span([("interval", "day")], NOW_MS + MINUTE_MS)
+    for name, arm in (("outreach", member), (member, choice.action_id)):
+        [cell] = read_cells(warehouse, name, span)
+        assert (cell.arm, cell.trials, cell.reward, cell.weights, cell.probability) == (arm, 1, 0.5, 2.0, 0.5)
+    again = redraw(found[0])
+    assert (again.differences, again.member) == ([], (member, above.choices[0].propensity))
+    console = Console(file=io.StringIO(), width=200)
+    show_decision(log, "v1", console)
+    show_redrawn(log, again, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert f"{member} and {choice.action_id} together: 0.500000 x 0.500000 = 0.250000" in text
+    assert f"placement: {member}, probability 0.5" in text
+
+
+def test_hours_of_sending_are_learnt_from_what_was_sent_and_answered(warehouse: Warehouse) -> None:
+    """Without bots, without what was sent too lately to have been answered, each decision once."""
+    day = NOW_MS - NOW_MS % 86_400_000 - 3 * 86_400_000
+
+    def sent(hour: int, number: int, **more: object) -> Outcome:
+        named = (make_id(day, "v", number), "red", "mail", "v", day, 0, 0, 0, 0, 0, 1.0, 1, 0)
+        return msgspec.structs.replace(Outcome(*named, line_id="shoes", send_ms=day + hour * 3_600_000), **more)
+
+    outcomes = [sent(9, number) for number in range(20)]
+    outcomes += [sent(9, 0, action_id="blue")]
+    outcomes += [sent(20, 100 + number, clicked_ms=day + 1) for number in range(8)]
+    outcomes += [sent(20, 200 + number, conversions=1) for number in range(4)]
+    outcomes += [sent(20, 300, is_bot=True), sent(20, 301, send_ms=0), sent(20, 302, send_ms=NOW_MS - 5)]
+    store(warehouse, outcome_columns([(Origin(0, 31), OutcomeBlock(NOW_MS, outcomes))]))
+    visit = Session(day + 5 * 3_600_000, day + 6 * 3_600_000)
+    rows = [SessionRow("v", visit), SessionRow("w", visit)]
+    store(warehouse, session_columns([(Origin(0, 32), SessionBlock(NOW_MS, rows))]))
+    found = Catalogue(shop(
+        stored("lines", "shoes", campaign="spring", placements=["mail"]), stored("placements", "mail", channel="mail")
+    ))  # fmt: skip
+    times = SendTimes(Settings(), lambda: found)
+    params = {"from_ms": NOW_MS - 30 * 86_400_000, "to_ms": NOW_MS - 86_400_000}
+    assert sorted(warehouse.execute(SENDS, params)) == [("mail", "shoes", 9, 20, 0), ("mail", "shoes", 20, 12, 12)]
+    assert warehouse.execute(VISITS, params) == [(5, 2)]
+    assert times.refresh(warehouse, NOW_MS)
+    hours = times.hours.of("mail", "")
+    assert hours.known == "segment"
+    assert hours.rate[20] > 5 * hours.rate[9]
+
+
+def told(name: str, **labels: str) -> float | None:
+    """What Prometheus is told."""
+    return REGISTRY.get_sample_value(f"herald_{name}", labels)
+
+
+def test_a_sku_is_warned_of_before_it_runs_out_and_once(warehouse: Warehouse, caplog: pytest.LogCaptureFixture) -> None:
+    """Two boats a day: eight are gone in four days, a hundred not in a week. A rope a day, in orders of two goods."""
+    lookout = Lookout(Settings(stock_lead_days=7))
+    caplog.set_level("WARNING", "pipeline.audit.lookout")
+    levels = [left(NOW_MS, "boat", 8), left(NOW_MS, "rope", 90), left(NOW_MS, "cap", 500), left(NOW_MS, "hull", 1)]
+    for some in rows(51, sold(NOW_MS, 60) + levels):
+        store(warehouse, some)
+    for _ in range(2):
+        lookout.look_at(warehouse, NOW_MS)
+    assert [record.getMessage()[:25] for record in caplog.records] == ["dock: boat may run out: 8"]
+    assert told("stock_warned_skus") == 1.0
+    even = {sku: told("stock_runs_out_hours", site="dock", sku=sku, bound="even") for sku in ("boat", "rope", "hull")}
+    assert even["boat"] == pytest.approx(24.0 * 4, abs=24.0)
+    assert even["rope"] == pytest.approx(24.0 * 90, rel=0.2)
+    assert even["hull"] is None, "of which nothing was sold"
+    early = told("stock_runs_out_hours", site="dock", sku="boat", bound="early")
+    assert early is not None
+    assert 0.0 < early < (even["boat"] or 0.0)
+    assert (told("stock_risk_ratio", site="dock", sku="boat") or 0.0) > 0.9
+    assert (told("stock_risk_ratio", site="dock", sku="cap") or 0.0) < 0.01
+    wish = StockWish(None, top=2)
+    assert [(one.sku, one.sold, one.stock) for one in judge(*known(warehouse, wish, NOW_MS), wish)] == [
+        ("boat", 120.0, 8.0), ("rope", 60.0, 90.0),
+    ]  # fmt: skip
+    store(warehouse, *rows(52, [left(NOW_MS + 1, "boat", 100)]))
+    lookout.look_at(warehouse, NOW_MS + MINUTE_MS)
+    assert told("stock_warned_skus") == 0.0
+    store(warehouse, *rows(53, [left(NOW_MS + 2, "boat", 0)]))
+    lookout.look_at(warehouse, NOW_MS + MINUTE_MS)
+    assert told("stock_risk_ratio", site="dock", sku="boat") is None, "it has run out: that is no warning"
+    assert len(caplog.records) == 1
+
+
+def test_regret_and_drifts_are_metrics_with_the_interval_of_the_api(warehouse: Warehouse) -> None:
+    now_ms = NOW_MS + 20 * 86_400_000
+    store(warehouse, learnt(now_ms, "steady", {"good": (20, 20), "bad": (10, 10)}))
+    store(warehouse, learnt(now_ms, "moved", {"good": (40, 5), "bad": (5, 5)}))
+    Lookout(Settings()).look_at(warehouse, now_ms)
+    mean, low, high = (told("learning_regret_ratio", placement="steady", bound=one) for one in ("mean", "low", "high"))
+    assert mean == pytest.approx(0.05)
+    assert low is not None
+    assert high is not None
+    assert low < 0.05 < high
+    assert [told("learning_drifts", placement=name) for name in ("steady", "moved", "home")] == [0.0, 1.0, None]
+    cells = read_cells(warehouse, "steady", read_span([], now_ms))
+    found = learning("steady", read_span([], now_ms), cells, PolicyRules()).regret
+    assert found is not None
+    assert (found.each, found.best_low - found.earned) == (pytest.approx(mean), pytest.approx(low))
+
+
+def test_without_news_nothing_is_asked_nor_before_its_time() -> None:
+    """Nobody answers at this address: who does not ask does not notice."""
+    lookout = Lookout(Settings(clickhouse_port=free_port(), outlook_every_ms=1_000))
+    assert not lookout.look(10_000)
+    lookout.note(is_quiet=True)
+    assert not lookout.is_due(10_999)
+    assert lookout.is_due(11_000), "the first look failed, so its news is still to be told of"
+    assert not Lookout(Settings(outlook_every_ms=0)).is_due(10_000)

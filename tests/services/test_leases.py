@@ -11,16 +11,21 @@ import pytest
 from campaigns_rig import new_database, of_url, postgres
 from delivery_rig import until
 from leases_child import LINE, Nothing
+from memory_rig import change
 
 from pipeline.campaigns.database import Database, url_of
 from pipeline.campaigns.leases import Leases
-from pipeline.core.lease import Account, Ask, Lease, Terms
+from pipeline.core.lease import Account, Ask, Lease, Terms, of_sku
 from pipeline.core.spend import SpendRules
-from pipeline.delivery.purse import Purse
+from pipeline.core.state import StateWriter
+from pipeline.delivery.purse import TURN_S, Purse, Wish
 from pipeline.delivery.spend_view import SpendView
 from pipeline.edge.clock import now_ms
+from pipeline.edge.follow import Reader
 from pipeline.errors import Retryable
 from pipeline.settings import load
+from schemas.spend import StockLevel
+from schemas.topics import SPEND
 from tests.core.lease_rig import Lagging, Shard
 
 CHILD = Path(__file__).with_name("leases_child.py")
@@ -199,3 +204,55 @@ def test_a_million_decisions_at_an_exhausted_budget_are_granted_nothing_and_cost
         assert purse.spent_micros(Account("line", "l1")) == 0  # nothing of it was ever logged
     finally:
         purse.stop()
+
+
+class Slow(Nothing):
+    """Reads a spend topic of which nothing has come yet; `reader` is told by hand."""
+
+    reader: Reader
+
+    def start(self) -> None:
+        """Nothing comes."""
+        Slow.reader = self._reader
+
+
+def test_no_piece_is_held_before_levels_are_known_and_then_no_more_than_there_are(tmp_path: Path) -> None:
+    """A delivery that has just started does not know that few are left: it must not take that for plenty."""
+    purse, wish = Purse(load(data_dir=tmp_path, partitions=1), Slow), Wish("shop", "boat/1", 60_000)
+    purse.publish([], [wish])
+    purse.start()
+    try:
+        reader = Slow.reader
+        reader.begin(SPEND, 0)
+        reader.take(SPEND, 0, StateWriter.fence("o"), 0)
+        assert not purse.has_piece(wish, now_ms())
+        assert purse.reserve_piece(wish, now_ms()) is None
+        reader.loaded(SPEND, 0)
+        until(lambda: purse.has_piece(wish, now_ms()), "nobody has told a level: there is plenty")
+        found = purse.reserve_piece(wish, now_ms())
+        assert found is not None
+        assert found.lease_id == ""
+        reader.take(SPEND, 0, change(0, {"s:shop/boat/1": StockLevel("shop", "boat/1", 3, now_ms())}), 1)
+        held = []
+        until(lambda: held.append(purse.reserve_piece(wish, now_ms())) or sum(map(bool, held)) == 3, "three are held")
+        time.sleep(2 * TURN_S)
+        assert not purse.has_piece(wish, now_ms())
+        assert all(one.lease_id for one in held if one is not None)
+    finally:
+        purse.stop()
+
+
+def test_pieces_of_a_sku_are_leased_up_to_its_newest_level_which_has_a_time_for_a_version(store: Leases) -> None:
+    def granted(number: int, told: StockLevel) -> int:
+        terms = of_sku("shop", "boat/1", 1_000, told)
+        day = "2026-09-21"
+        wanted = Lease(f"p{number}", terms.line_id, day, terms.campaign_id, day, terms.pays_for, 0, 0, 5)
+        talk = store.talk([Ask(wanted, 1, 9)], {terms.line_id: terms}, {}, Lagging([Shard()]), number)
+        return sum(one.granted_micros for one in talk.granted)
+
+    first = StockLevel("shop", "boat/1", 3, now_ms())
+    assert [granted(number, first) for number in range(5)] == [1, 1, 1, 0, 0]
+    newer = StockLevel("shop", "boat/1", 4, first.event_time_ms + 1)
+    assert [granted(number, newer) for number in (5, 6)] == [1, 0]
+    assert granted(7, first) == 0, "who knows only the older level goes by the newer one"
+    assert store.limits()["sku", "shop/boat/1"].total_micros == 4

@@ -6,6 +6,7 @@ Two kinds of visitors, two actions, each good for one kind. A policy without con
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from schemas.outcome import DecisionLog
 from tests.agents.rig import Stages, broker, kill
 from tests.journeys.rig import free_run
 from tests.services.delivery_rig import Service, read_collected, until
+from tests.services.published_rig import Desk
 
 PARTITIONS = 2
 WANTED = {"phone": "app", "desk": "film"}
@@ -48,6 +50,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
             metrics_port=free_run(7),
             policy_placements={"home": "linear_igw", "plain": "epsilon_greedy"},
             policy_prior_mean=0.2,
+            holdout_share=0.0,
         )
         for stage in ("clean", "profile", "learn"):
             found.start(stage, instance="one")
@@ -182,3 +185,83 @@ def test_a_learn_stage_that_was_killed_learns_on_from_where_it_was(learnt: Servi
     stages.start("learn", instance="one")
     until(lambda: trials(learnt, "home") == before + len(shown), "the rest is learnt", 60)
     assert min(share(learnt, "home", list(FEATURES)).values()) > 0.8
+
+
+# --- the same loop one level up: the channel is a part of the choice -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def outreach(service: Service) -> Iterator[Desk]:
+    """A group of a mail and a push placement, published; a line that names the group stands in both."""
+    desk = Desk(service.settings, [service])
+    try:
+        for channel in ("mail", "push"):
+            desk.publish("placements", id=channel, name=channel, channel=channel)
+        desk.publish("placements", id="outreach", name="Outreach", members=["mail", "push"], fallback={"title": "-"})
+        desk.publish("advertisers", id="adv", name="adv")
+        desk.publish("campaigns", id="spring", advertiser="adv", name="spring")
+        desk.publish("lines", id="news", campaign="spring", name="news", placements=["outreach"])
+        for creative in ("red", "blue"):
+            desk.publish("creatives", id=creative, line="news", name=creative, content={"title": creative})
+        until(lambda: desk.is_asked("outreach", 0) and desk.shown("outreach", "somebody"), "the group is published")
+        yield desk
+    finally:
+        desk.close()
+
+
+def reach(desk: Desk, number: int) -> dict[str, Any]:
+    found = desk.ask("outreach", f"person{number}").json()
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_channel_that_answers_better_is_chosen_more_and_both_levels_learn_once(
+    service: Service, outreach: Desk
+) -> None:
+    """Pushes are answered, mails are not: pushes become the rule, and the group has learnt as much as its members."""
+    before = [reach(outreach, number) for number in range(A_ROUND)]
+    assert {one["placement"] for one in before} == {"mail", "push"}
+    for turn in (1, 2):
+        asked = [reach(outreach, turn * A_ROUND + number) for number in range(A_ROUND)]
+        for one in asked:
+            is_answered = float(one["placement"] == "push")
+            reward(service, Shown(one["decision_id"], one["actions"][0]["id"], 0.0, is_answered))
+        until(lambda many=turn * A_ROUND: trials(service, "outreach") == many, "the group has learnt", 60)
+    until(lambda: trials(service, "mail") + trials(service, "push") == 2 * A_ROUND, "the members have learnt")
+    shares = {arm["id"]: arm["share"] for arm in model(service, "outreach")["arms"]}
+    print(f"before {[one['placement'] for one in before].count('push')} of {A_ROUND} pushes, then a share of {shares}")
+    assert shares["push"] > 0.9
+    assert {arm["id"] for arm in model(service, "push")["arms"]} == {"red", "blue"}
+
+
+def test_the_answer_says_channel_and_time_and_both_levels_are_explained_and_drawn_again(
+    service: Service, outreach: Desk
+) -> None:
+    asked_ms = now_ms()
+    found = reach(outreach, 0)
+    [chosen] = found["actions"]
+    assert (found["group"], found["channel"]) == ("outreach", found["placement"])
+    assert chosen["content"] == {"title": chosen["id"]}
+    sent_ms = datetime.fromisoformat(found["send_at"]).timestamp() * 1_000
+    assert asked_ms - 1_000 <= sent_ms <= asked_ms + 86_400_000
+    assert 0 <= found["sending"]["sure"] <= 1
+    told = service.http.get(f"/v1/decisions/{found['decision_id']}").json()
+    group, choice = told["group"], told["choices"][0]
+    assert (group["placement_id"], sum(group["propensities"])) == ("outreach", pytest.approx(1.0))
+    assert chosen["probability"] == choice["propensity"] * group["propensity"]
+    assert (choice["chosen_by"], choice["group_propensity"]) == ("outreach", group["propensity"])
+    log = until(lambda: logged(service, found["decision_id"]), "its log is there")
+    again = redraw(log)
+    assert (again.differences, again.member) == ([], (found["placement"], group["propensity"]))
+
+
+def test_a_member_without_anything_to_show_is_excluded_with_its_reasons(service: Service, outreach: Desk) -> None:
+    outreach.publish("lines", id="news", campaign="spring", name="news", placements=["outreach"], channels=["mail"])
+    until(lambda: {reach(outreach, number)["placement"] for number in range(20)} == {"mail"}, "mails alone")
+    found = reach(outreach, 0)
+    told = service.http.get(f"/v1/decisions/{found['decision_id']}").json()
+    assert (told["group"]["excluded"], told["choices"][0]["group_propensity"]) == ({"push": "unpublished"}, 1.0)
+    nothing = outreach.ask("outreach", "v", exclude=["news"]).json()
+    assert (nothing["placement"], nothing["actions"], nothing["fallback"]) == ("outreach", [], {"title": "-"})
+    why = service.http.get(f"/v1/decisions/{nothing['decision_id']}").json()["excluded"]
+    assert why == {"push": "unpublished", "mail": "nothing:unwanted", "mail/blue": "unwanted", "mail/red": "unwanted"}

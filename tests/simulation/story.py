@@ -17,7 +17,7 @@ from pipeline.core.sessions import SessionRules
 from pipeline.core.spend import SpendRules
 from schemas.block import CollectedBlock
 from schemas.event import Collected, Context, Protocol
-from schemas.outcome import Choice, DecisionLog
+from schemas.outcome import Choice, DecisionLog, GoalTerms
 
 START_MS = 1_790_000_000_000
 GAP_MS = 20_000
@@ -51,6 +51,8 @@ _PLACES = ("home", "basket")
 _ACTIONS = ("a", "b", "c")
 _CREATIVES = {"a": ("", b"", ""), "b": ("b", b"", "line"), "c": ("c", b"", "line")}  # creative, lesson, line
 _PAID = {"b": ("impression", 3, "lease-b", "2026-09-21"), "c": ("action", 5, "lease-c", "2026-09-21")}
+_GOALS = (GoalTerms("subscribe", 2_000_000, 120_000), GoalTerms("conversion", -1, 60_000))
+_WANTED = {"c": {"goals": _GOALS, "worth_micros": 4_000_000}, "b": {"goals": _GOALS[1:]}}
 _CAMPAIGNS = ("", "", "", "spring", "autumn")
 
 
@@ -119,7 +121,8 @@ class Visitors:
         name = make_id(time_ms, visitor, self._partition * 100_000 + self._count)
         placement, chosen = rng.choice(_PLACES), rng.sample(_ACTIONS, rng.choice((1, 2)))
         choices = [
-            Choice(each, rank, 0.5, "camp", *_CREATIVES[each], *_PAID.get(each, ())) for rank, each in enumerate(chosen)
+            Choice(each, rank, 0.5, "camp", *_CREATIVES[each], *_PAID.get(each, ()), **_WANTED.get(each, {}))
+            for rank, each in enumerate(chosen)
         ]
         log = DecisionLog(name, placement, "greedy", "0:1", "s", choices, list(_ACTIONS), [0.5, 0.25, 0.25])
         self._decisions = [*self._decisions[-6:], (name, visitor, placement, chosen[0])]
@@ -128,7 +131,7 @@ class Visitors:
     def _response(self, time_ms: int) -> Collected:
         rng = self._rng
         decision_id, visitor, _, action = rng.choice(self._decisions)
-        kind = rng.choice(("impression", "click", "click", "conversion", "reward"))
+        kind = rng.choice(("impression", "click", "click", "conversion", "subscribe", "reward"))
         more: dict[str, object] = {"action_id": action} if rng.random() < 0.7 else {}
         if kind == "reward":
             more["reward"] = rng.random()

@@ -17,6 +17,7 @@ from pipeline.core.linear_book import Told
 from pipeline.core.linear_model import RidgeRules
 from pipeline.core.linear_policy import LINEAR_POLICIES
 from pipeline.core.policy import POLICIES, PolicyRules
+from pipeline.core.prior import priors
 
 REFRESH_EVERY: Final = 100
 SUM_TOLERANCE: Final = 1e-6
@@ -66,7 +67,8 @@ class Learnt:
 
     def refresh(self) -> None:
         """See Target."""
-        self._policy = self._make(self.sums.arms, self._rules)
+        arms, rules = self.sums.arms, self._rules
+        self._policy = self._make(arms, rules, priors(arms, rules.prior_mean, rules.prior_trials))
 
     def probabilities(self, decision: Logged) -> Sequence[float]:
         """See Target."""
