@@ -4,7 +4,10 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import Final
 
+EVERY_S: Final = 10.0
+KINDS_MAX: Final = 1_000
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -40,6 +43,36 @@ class TextLines(logging.Formatter):
         return "\n".join(_printable(line) for line in [text, *error])
 
 
+class OnceInAWhile(logging.Filter):
+    """Lets libraries say the same thing once in EVERY_S seconds, and tells how often it was said meanwhile.
+
+    aiokafka tells of every attempt to connect: while a broker is away that would be megabytes an hour for each worker,
+    on a disk that nobody watches.
+    """
+
+    def __init__(self, libraries: tuple[str, ...]) -> None:
+        """libraries: whose loggers, and all below them; others' records pass."""
+        super().__init__()
+        self._libraries = libraries
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}  # (logger, text before its values) -> (when, since)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether to let a record through; of a repeated one the number of those left out becomes a field."""
+        if record.name.partition(".")[0] not in self._libraries:
+            return True
+        key = (record.name, str(record.msg))
+        said_s, left_out = self._said.get(key, (-EVERY_S, 0))
+        if 0 <= record.created - said_s < EVERY_S:
+            self._said[key] = (said_s, left_out + 1)
+            return False
+        if len(self._said) >= KINDS_MAX:  # a library that puts its values into the text itself
+            self._said.clear()
+        self._said[key] = (record.created, 0)
+        if left_out:
+            record.left_out = left_out
+        return True
+
+
 def _printable(line: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
@@ -51,6 +84,8 @@ def set_up(level: str) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("faust", "mode", "aiokafka", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    if level != "DEBUG":
+        handler.addFilter(OnceInAWhile(("aiokafka", "faust", "mode")))
     # These tell of every attempt to connect, with a traceback; what it means for us we say ourselves.
     for chatty in ("kafka", "clickhouse_driver.connection"):
         logging.getLogger(chatty).setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)

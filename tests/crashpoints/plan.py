@@ -8,10 +8,14 @@ from typing import NamedTuple
 from pipeline.core.clean_stage import Clean
 from pipeline.core.profile_stage import Profiles
 from pipeline.core.sessionise import Sessionise
+from pipeline.core.spend import Spend
 from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
 from tests.agents.rig import Stages
+from tests.agents.shop import WINDOW_MS
 from tests.crashpoints.archive import Copying
-from tests.crashpoints.decisions import Answers
+from tests.crashpoints.campaigns import Changes
+from tests.crashpoints.decisions import Answers, Paid
+from tests.crashpoints.leases import Leasing
 from tests.crashpoints.points import Scenario
 from tests.crashpoints.services import Flush, Resume
 from tests.crashpoints.stages import PARTITIONS, Commit, Restore
@@ -35,16 +39,29 @@ SCENARIOS: dict[str, Planned] = {
     "clean": Planned("clean dies while it does rounds of blocks in two partitions"),
     "sessionise": Planned("sessionise dies while it does rounds of blocks in two partitions"),
     "profile": Planned("profile dies while it does rounds of blocks in two partitions"),
+    "spend": Planned("spend dies while it does rounds of blocks in two partitions"),
     "restore": Planned("sessionise dies while it starts, fences and restores its state, and does what waits"),
     "collector": Planned("the collector dies while it takes requests"),
     "delivery": Planned("delivery dies while it starts on an empty folder, reads its state and decides"),
     "answers": Planned("delivery dies while it answers decisions and clicks"),
+    "paid": Planned("delivery dies while it answers decisions that cost money, and leases more"),
+    "campaigns": Planned("the campaigns' service dies while it stores changes and tells the topic of them"),
+    "leases": Planned("delivery dies while it makes the lease store, leases, reserves and gives back"),
     "backup": Planned("a backup dies while it reads the log and writes segments and manifest"),
     "refill": Planned("a restore from a backup dies while it writes the log"),
     "repartition": Planned("a repartition dies while it copies the log into another number of partitions"),
 }
 _COPIES = {"backup": ("backup", 70), "refill": ("restore", 39), "repartition": ("repartition", 48)}  # command, calls
-_STAGES = {"clean": (Commit, Clean), "sessionise": (Commit, Sessionise), "profile": (Commit, Profiles)}
+_STAGES = {
+    "clean": (Commit, Clean),
+    "sessionise": (Commit, Sessionise),
+    "profile": (Commit, Profiles),
+    "spend": (Commit, Spend),
+    "restore": (Restore, Sessionise),
+}
+
+
+Made = Insert | Control | Commit | Flush | Resume | Answers | Changes | Leasing | Copying
 
 
 @contextmanager
@@ -78,11 +95,13 @@ class Stand:
         finally:
             made.close()
 
-    def _made(self, name: str, folder: Path) -> Insert | Control | Commit | Flush | Resume | Answers | Copying:
+    def _made(self, name: str, folder: Path) -> Made:
         if name == "insert":
             return Insert(folder)
         if name == CONTROL:
             return Control(folder)
+        if name == "leases":
+            return Leasing(folder)
         if not self._servers:
             self._broker = self._held.enter_context(_broker(self.folder / "broker"))
             self._servers = self._broker.bootstrap_servers
@@ -95,8 +114,13 @@ class Stand:
             return Resume(self._servers, folder)
         if name == "answers":
             return Answers(self._servers, folder)
-        kind, stage = (Restore, Sessionise) if name == "restore" else _STAGES[name]
-        return kind(Stages.on(self._broker, folder, f"crash-{name}-", partitions=PARTITIONS), stage)
+        if name == "paid":
+            return Paid(self._servers, folder)
+        if name == "campaigns":
+            return Changes(self._servers, folder)
+        kind, stage = _STAGES[name]
+        chosen = {"partitions": PARTITIONS, "reservation_impression_ms": WINDOW_MS}
+        return kind(Stages.on(self._broker, folder, f"crash-{name}-", **chosen), stage)
 
     def __enter__(self) -> "Stand":
         return self

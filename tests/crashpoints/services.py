@@ -30,11 +30,11 @@ READY_S = 60.0
 
 
 class Service:
-    """`herald collector` or `herald delivery` as a process; always on the same port."""
+    """`herald collector`, say, as a process; always on the same port."""
 
     def __init__(self, command: str, settings: Settings, port: int, folder: Path) -> None:
         self.command, self.settings = command, settings
-        self.log_path = folder / f"{command}.log"
+        self.log_path = folder / f"{command.replace(' ', '-')}.log"
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20)
         self.process: subprocess.Popen[bytes] | None = None
         self.life: Life | None = None
@@ -45,7 +45,7 @@ class Service:
 
     def start(self) -> int:
         """Start it; returns its id at once."""
-        arguments = [sys.executable, "-m", "pipeline.cli", self.command]
+        arguments = [sys.executable, "-m", "pipeline.cli", *self.command.split()]
         self.reap()
         with self.log_path.open("ab") as out:
             self.process = subprocess.Popen(arguments, env=self.settings.as_environment(), stdout=out, stderr=out)

@@ -1,19 +1,25 @@
 """A worker is killed while it does a block, and while it takes its partitions over."""
 
+import random
 import time
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from agents import clean, profile, sessionise
+from pipeline import money
 from pipeline.core.clean_stage import Clean
 from pipeline.core.profile_stage import Profiles
 from pipeline.core.sessionise import Sessionise
+from pipeline.core.spend import Spend
 from pipeline.core.stage import Fold
 from pipeline.core.state import StateView
 from pipeline.settings import Settings
 from schemas import block as codec
-from schemas.block import Origin
+from schemas.block import CollectedBlock, Origin
 from schemas.topics import BAD, EVENTS, OUTCOMES, SESSIONS, Topic
 from tests.agents.rig import Stages, page_views
+from tests.agents.shop import Shop
 from tests.crashpoints.life import Life
 from tests.crashpoints.log import Reference, Written
 
@@ -29,8 +35,21 @@ MAKE: dict[type[Fold], Callable[[StateView, Settings], Fold]] = {
     Clean: lambda view, settings: Clean(view, clean.rules(settings)),
     Sessionise: lambda view, settings: Sessionise(view, sessionise.rules(settings)),
     Profiles: lambda view, settings: Profiles(view, profile.rules(settings)),
+    Spend: lambda view, settings: Spend(view, money.rules(settings)),
 }
-OUTPUTS: dict[type[Fold], tuple[Topic, ...]] = {Clean: (EVENTS, BAD), Sessionise: (SESSIONS,), Profiles: (OUTCOMES,)}
+OUTPUTS: dict[type[Fold], tuple[Topic, ...]] = {
+    Clean: (EVENTS, BAD),
+    Sessionise: (SESSIONS,),
+    Profiles: (OUTCOMES,),
+    Spend: (),
+}
+BEFORE: dict[type[Fold], tuple[type[Fold], ...]] = {
+    Clean: (),
+    Sessionise: (Clean,),
+    Profiles: (Clean,),
+    Spend: (Clean, Profiles),
+}
+"""Who makes a stage's input: they are folded here, nobody kills them."""
 
 
 class Commit:
@@ -45,7 +64,8 @@ class Commit:
         self.stages, self.stage = stages, stage
         self.written = Written(stages.settings, stage, OUTPUTS[stage])
         self.references = {p: self._reference(stage) for p in range(PARTITIONS)}
-        self.cleaners = {p: self._reference(Clean) for p in range(PARTITIONS)}
+        self.before = {p: [self._reference(one) for one in BEFORE[stage]] for p in range(PARTITIONS)}
+        self.shops = {p: Shop(p, random.Random(p)) for p in range(PARTITIONS)}
         self.number = -1
         self.is_warm = False
         self.life: Life | None = None
@@ -58,16 +78,25 @@ class Commit:
         """Write the next block of each partition into the stage's input, and into its reference."""
         self.number += 1
         for partition in range(PARTITIONS):
-            first = (self.number * PARTITIONS + partition) * EVENTS_OF_BLOCK
-            origin, block = Origin(partition, self.number), page_views(self.number, first, EVENTS_OF_BLOCK)
+            origin, made = Origin(partition, self.number), self._block(partition)
             if self.stage is Clean:
-                self.stages.feed(partition, block)
-                self.references[partition].apply(origin, block)
+                self.stages.feed(partition, made)
+                self.references[partition].apply(origin, made)
                 continue
-            ((topic, cleaned, rows),) = self.cleaners[partition].apply(origin, block)
-            value = codec.encode(cleaned)
-            self.stages.feed_raw(topic, partition, value, codec.headers(value, rows, origin))
-            self.references[partition].apply(origin, cleaned)
+            block: Struct = made
+            for one, after in zip(self.before[partition], (*BEFORE[self.stage][1:], self.stage), strict=True):
+                outputs = {topic: (found, rows) for topic, found, rows in one.apply(origin, block)}
+                block, rows = outputs[after.source.name]
+            value = codec.encode(block)
+            self.stages.feed_raw(self.stage.source.name, partition, value, codec.headers(value, rows, origin))
+            self.references[partition].apply(origin, block)
+
+    def _block(self, partition: int) -> CollectedBlock:
+        """What comes in: decisions and what people made of them where that is the stage's work, else page views."""
+        if self.stage in (Profiles, Spend):
+            return self.shops[partition].block(self.number)
+        first = (self.number * PARTITIONS + partition) * EVENTS_OF_BLOCK
+        return page_views(self.number, first, EVENTS_OF_BLOCK)
 
     def _is_dead(self) -> bool:
         return self.life is None or self.life.is_over

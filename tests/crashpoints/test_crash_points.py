@@ -93,7 +93,17 @@ def test_the_token_only_control_loses_rows_where_a_part_is_renamed(stand: Stand)
 
 @pytest.mark.parametrize(
     ("name", "points"),
-    [("insert", 2), ("sessionise", 1), ("restore", 1), ("collector", 2), ("answers", 2), ("backup", 2)],
+    [
+        ("insert", 2),
+        ("sessionise", 1),
+        ("spend", 1),
+        ("restore", 1),
+        ("collector", 2),
+        ("answers", 2),
+        ("campaigns", 1),
+        ("leases", 1),
+        ("backup", 2),
+    ],
 )
 def test_nothing_is_lost_or_doubled_wherever_a_process_is_killed(stand: Stand, name: str, points: int) -> None:
     """Random points of each scenario; killed there, retried, compared with a run that nobody killed."""

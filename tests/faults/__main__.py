@@ -45,7 +45,7 @@ def main(only: str, times: float, events_s: int) -> None:
                 began_s = time.monotonic()
                 try:
                     seen: dict[str, object] = play(running, [(scenario, FULL_S[scenario] * times)], events_s, loads)
-                except AssertionError as error:
+                except (AssertionError, Retryable) as error:
                     failed.append(scenario.__name__)
                     seen = {"FAILED": str(error)}
                     with contextlib.suppress(Retryable):

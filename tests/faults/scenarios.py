@@ -342,7 +342,7 @@ def one_four_one(stage: Stage) -> None:
     with watched(stage):
         running = [stage.plant.more_workers(name) for _ in range(3) for name in names]
         time.sleep(stage.for_s)
-        until(lambda: all(worker.has_state() for worker in running), "all of them have state")
+        until(lambda: all(worker.has_state() for worker in running), "all of them have state", CAUGHT_UP_S)
         stage.wait_for(len(stage.load.accepted))
         for worker in running:
             stop_worker(worker)
@@ -414,6 +414,6 @@ def play(
                 plant.warehouse_line.heal()
             _caught_up(stage)
     loads += stage.others
-    found = truth.check(plant, loads)
+    found = truth.check(plant, loads, CAUGHT_UP_S)
     assert stage.slow == [], f"caught up at less than {TIMES_LIVE_MIN} times live speed, though exactly: {stage.slow}"
     return seen | found | {"answers": dict(load.answers)}
