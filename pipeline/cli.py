@@ -196,7 +196,7 @@ def broker(settings: Settings) -> int:
     config = KafkaConfig(
         settings.data_dir, settings.kafka_port, settings.kafka_controller_port, heap_mb=settings.kafka_heap_mb
     )
-    return run(config, lambda line: err.print(line, markup=False, highlight=False))
+    return run(config, lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True))
 
 
 @main.command()
@@ -211,7 +211,7 @@ def warehouse(settings: Settings) -> int:
     from pipeline.embedded.warehouse import WarehouseConfig, run
 
     config = WarehouseConfig(settings.data_dir, settings.clickhouse_port)
-    return run(config, lambda line: err.print(line, markup=False, highlight=False))
+    return run(config, lambda line: err.print(line, markup=False, highlight=False, soft_wrap=True))
 
 
 @main.command()

@@ -31,10 +31,10 @@ def with_settings(command: Callable[..., int]) -> Callable[..., None]:
             logging_setup.set_up(settings.log_level)
             sys.exit(command(settings, **options))
         except SettingsError as error:
-            err.print(str(error), style="red", markup=False, highlight=False)
+            err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
             sys.exit(2)
         except HeraldError as error:
-            err.print(str(error), style="red", markup=False, highlight=False)
+            err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
             sys.exit(1)
 
     return run

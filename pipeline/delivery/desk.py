@@ -187,7 +187,7 @@ class Desk:
             lacking = self._published.reserve(log, offer, whom)
             if not lacking:
                 return log, offer
-            gone[lacking] = self._published.till.why
+            gone |= lacking
 
     def _context(self, request: DecisionRequest, found: Found) -> dict[str, object]:
         context: dict[str, object] = dict(request.context)

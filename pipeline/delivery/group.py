@@ -42,7 +42,7 @@ class Groups:
             lacking = self._published.reserve(log, offer, whom)
             if not lacking:
                 return log, offer
-            gone[lacking] = self._published.till.why
+            gone |= lacking
 
     def _once(
         self, place: Place, whom: Whom, known: Known, page: Set[str], gone: Mapping[str, str], decision_id: str

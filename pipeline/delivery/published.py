@@ -37,6 +37,8 @@ from schemas.profile import Profile
 
 log = logging.getLogger(__name__)
 
+CAP_UNKNOWN: Final = f"{Reason.CAP.value}:unknown"
+TAKEN_BACK: Final = f"{Reason.PAUSED.value}:placement"
 GATHER_S: Final = 0.05
 """Changes that come together are compiled together."""
 SHOW_EVERY_S: Final = 10.0
@@ -245,11 +247,10 @@ class Published:
         contents = {one.id: _content(one, facts) for one in left}
         return Offer(left, excluded, contents, fallback, context, policy, live.body.channel.value)
 
-    def reserve(self, made: DecisionLog, offer: Offer, whom: Whom) -> str:
+    def reserve(self, made: DecisionLog, offer: Offer, whom: Whom) -> dict[str, str]:
         """Reserve what the choices cost and hold their pieces, and write it into them; count them for caps.
 
-        Returns "", or the id of a line or creative for which there is nothing left (`till.why`); then nothing is
-        reserved.
+        Returns the line or creative that just fell out, with the reason; then nothing is reserved. Nothing = done.
         """
         time_ms = time_of(made.decision_id)
         priced = {one.id: one for one in offer.candidates if isinstance(one, LiveCreative)}
@@ -257,29 +258,32 @@ class Published:
         capped: list[Choice] = []
         for choice in made.choices:
             creative = priced[choice.action_id]
-            line = creative.line
-            choice.line_id, choice.goals = line.id, line.goals
-            lacking = "" if self.till.reserve(line, choice, time_ms) else line.id
-            if not lacking:
+            choice.line_id, choice.goals = creative.line.id, creative.line.goals
+            why, what = self.till.reserve(creative.line, choice, time_ms), creative.line.id
+            if not why:
                 done.append(choice)
-                if creative.held_skus and not self._hold(creative, choice, made, whom):
-                    lacking = creative.id
-            if lacking:
-                for one in done:
-                    self.till.give_back(one, whom.visitor)
-                return lacking
-            if creative.caps or line.caps:
+                why, what = self._hold(creative, choice, made, whom), creative.id
+            if why:
+                self._give_back(done, whom)
+                return {what: why}
+            if creative.caps or creative.line.caps:
                 capped.append(choice)
-        if not self.counted.note(made, whom, time_ms, capped):
-            for one in done:
-                self.till.give_back(one, whom.visitor)
-            return capped[0].action_id
-        return ""
+        if self.counted.note(made, whom, time_ms, capped):
+            return {}
+        self._give_back(done, whom)
+        return {choice.action_id: CAP_UNKNOWN for choice in capped}
 
-    def _hold(self, creative: LiveCreative, choice: Choice, made: DecisionLog, whom: Whom) -> bool:
+    def _give_back(self, done: Sequence[Choice], whom: Whom) -> None:
+        for one in done:
+            self.till.give_back(one, whom.visitor)
+
+    def _hold(self, creative: LiveCreative, choice: Choice, made: DecisionLog, whom: Whom) -> str:
+        """Hold the pieces that a creative holds, if any; return "", or why not."""
+        if not creative.held_skus:
+            return ""
         live = self.shelf.catalogue.placement(made.placement_id)
         if live is None:
-            return False
+            return TAKEN_BACK
         view = self.till.view(live, whom, made.decision_id, time_of(made.decision_id))
         return self.till.hold(creative, choice, view, made.decision_id)
 

@@ -28,8 +28,6 @@ class Till:
         self._paces = Paces(purse)
         self._stockroom = Stockroom(purse)
         self._sites = tuple(dict.fromkeys(sites))
-        self.why = BUDGET
-        """Why the last reservation failed."""
 
     def publish(self, catalogue: Catalogue) -> None:
         """Say what is published: leases and paces are kept for these lines, and for no others."""
@@ -41,25 +39,22 @@ class Till:
         """Return what eligibility asks, for one decision."""
         return View(self._purse, self._paces, self._stockroom, whom, place.body.site or whom.site, decision_id, time_ms)
 
-    def hold(self, creative: LiveCreative, choice: Choice, view: "View", decision_id: str) -> bool:
-        """Hold the pieces that showing a creative holds, and write them into the choice. False where there is none."""
-        if self._stockroom.hold(choice, view.wishes(creative), view.whom, decision_id, view.time_ms):
-            return True
-        self.why = STOCK_HELD
-        return False
+    def hold(self, creative: LiveCreative, choice: Choice, view: "View", decision_id: str) -> str:
+        """Hold the pieces that showing a creative holds, and write them into the choice; return "", or why not."""
+        held = self._stockroom.hold(choice, view.wishes(creative), view.whom, decision_id, view.time_ms)
+        return "" if held else STOCK_HELD
 
-    def reserve(self, line: LiveLine, choice: Choice, time_ms: int) -> bool:
-        """Reserve what a choice costs, and write it into the choice. False where there is no money (any more)."""
+    def reserve(self, line: LiveLine, choice: Choice, time_ms: int) -> str:
+        """Reserve what a choice costs, and write it into the choice; return "", or why not: no money (any more)."""
         if line.price is None:
-            return True
+            return ""
         reserved = self._purse.reserve(line.id, time_ms, line.each_micros)
         if reserved is None:
-            self.why = BUDGET
-            return False
+            return BUDGET
         choice.pays_for, choice.price_micros = line.pays_for, line.each_micros
         choice.lease_id, choice.budget_day, choice.campaign_day = reserved
         self._paces.reserved(line.id, reserved.lease_id, line.each_micros)
-        return True
+        return ""
 
     def spent_micros(self, account: Account) -> int:
         """Return what all processes have reserved of an account and not released, as far as that is known here."""

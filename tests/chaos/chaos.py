@@ -11,7 +11,7 @@ from pipeline import status
 from pipeline.core.books import PartitionBooks, total
 from pipeline.edge.clock import now_ms
 from pipeline.errors import HeraldError
-from tests.chaos import compare, expected, reference, shop_check
+from tests.chaos import compare, expected, goods, reference, shop_check
 from tests.chaos.compare import Pair
 from tests.chaos.expected import Check
 from tests.chaos.load import Load, Sent
@@ -90,6 +90,7 @@ class Chaos:
         )
         with Machine(settings, self.folder / "up.log") as machine:
             self._mark("start")
+            goods.publish(settings)
             planned = Input.of(self.size.seed, self.size.events, self.size.per_s, now_ms())
             shops = self._work(machine, planned)
             self._mark("load and kills")
@@ -190,6 +191,7 @@ class Chaos:
         outcome.pairs += compare.tables(machine.settings, reference.DATABASE)
         outcome.checks = expected.check(machine, killed, planned, self.gap_ms)
         outcome.checks += shop_check.acknowledged(machine, shops)
+        outcome.checks += goods.promises(machine, clean, shops.answered)
         self._mark("comparison")
         machine.go_on(*TICKING)
         outcome.checks += shop_check.delivery(machine, clean)

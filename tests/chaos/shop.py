@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import httpx
 
+from tests.chaos.goods import SHELF
 from tests.chaos.plan import KEY
 from tests.journeys.rig import BROWSER
 
-PLACEMENTS = ("home", "cart", "mail")
+PLACEMENTS = ("home", "cart", "mail", SHELF)
 ACTIONS = ("a", "b", "c", "d")
 BUYERS = 60
 TRY_S = 120.0
@@ -55,15 +56,19 @@ class Shop(threading.Thread):
         buyer = f"buyer-{rng.randrange(BUYERS)}"
         luck = rng.random()
         actions = [{"id": name, "url": "https://shop.example/"} for name in ACTIONS]
-        ask = {"placement": rng.choice(PLACEMENTS), "visitor": buyer, "actions": actions}
+        place = rng.choice(PLACEMENTS)
+        ask = {"placement": place, "visitor": buyer, "actions": [] if place == SHELF else actions}
         self.asked += 1
         try:
             answer = self._http.post("/v1/decisions", json=ask).raise_for_status().json()
         except httpx.HTTPError:
             self.is_over.wait(AWAY_S)
             return  # nothing was shown: the next visitor comes
-        decision, chosen = answer["decision_id"], answer["actions"][0]
+        decision = answer["decision_id"]
         self.answered.add(decision)
+        if not answer["actions"]:
+            return  # nothing of what is paid for is left for this visitor
+        chosen = answer["actions"][0]
         if self._until(lambda: self._http.get(chosen["impression_url"])):
             self.seen.add(decision)
         if luck < 0.4:
