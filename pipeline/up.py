@@ -142,6 +142,7 @@ def addresses(settings: Settings) -> list[tuple[str, str]]:
         ("collector", f"{collector}/v1/batch  {collector}/p.gif"),
         ("decisions", f"{delivery}/v1/decisions"),
         ("campaigns", f"{campaigns}/v1/campaigns"),
+        ("campaigns, to see", f"{delivery}/campaigns"),
         ("APIs, to read", f"{delivery}/docs  {campaigns}/docs"),
         ("metrics", f"{collector}/metrics  {delivery}/metrics  {campaigns}/metrics"),
         ("metrics of stages", f"127.0.0.1:{settings.metrics_port} to {settings.auditor_metrics_port}, /metrics"),

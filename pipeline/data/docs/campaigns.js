@@ -38,9 +38,17 @@ function showNumbers(counts, row) {
   element("td", rate, row, "number");
 }
 
+const WHY = {
+  schedule: (line) => line.opens_ms ? "opens " + new Date(line.opens_ms).toLocaleString() : "its time is over",
+  stock: (line) => "out of stock: " + line.detail,
+  budget: (line) => "spent: the " + line.detail,
+  paused: (line) => "the " + line.detail + " is paused",
+  ended: (line) => "the " + line.detail + " has ended",
+  not_published: (line) => "not published: " + line.detail,
+};
+
 function whyNot(line) {
-  const opens = line.opens_ms ? ", opens " + new Date(line.opens_ms).toLocaleString() : "";
-  return line.detail + opens;
+  return WHY[line.state] ? WHY[line.state](line) : line.detail;
 }
 
 function showLine(line, campaign, table) {
@@ -55,15 +63,15 @@ function showLine(line, campaign, table) {
   line.budgets.forEach((one) => showBudget(one, campaign.currency, budget));
   showNumbers(line.counts, row);
   element("td", line.counts ? money(line.counts.revenue_micros, campaign.currency) : "–", row, "number");
-  line.creatives.forEach((creative) => showCreative(creative, campaign, table));
+  line.creatives.forEach((creative) => showCreative(creative, line, campaign, table));
 }
 
-function showCreative(creative, campaign, table) {
+function showCreative(creative, line, campaign, table) {
   const row = element("tr", "", table, "creative");
   element("td", creative.name || creative.id, row);
   const status = creative.status === "published" ? "" : creative.status;
   element("td", status, row);
-  element("td", Object.entries(creative.shares)
+  element("td", line.state !== "shown" ? "" : Object.entries(creative.shares)
     .map(([place, share]) => percent(share) + " of " + place).join(", "), row);
   showNumbers(creative.counts, row);
   element("td", creative.counts ? money(creative.counts.revenue_micros, campaign.currency) : "–", row, "number");
