@@ -141,10 +141,11 @@ def _is_secret(raw: bytes, at: int, is_query: bool) -> bool:
 # --- tokens and cards ---
 
 # A token begins after a byte that is not of its alphabet, or after an escape: else each `eyJ` of a long run would
-# search the rest of the run.
+# search the rest of the run. Its padding goes with it: what is left must not read as a secret's name with a value.
 _JWT = re.compile(
     rb"eyJ(?:(?<![A-Za-z0-9_-]...)|(?<=%[0-9A-Fa-f]{2}...)|(?<=\\[nrt]...)|(?<=\\u[0-9A-Fa-f]{4}...))"
     rb"[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{4,}+(?:\.[A-Za-z0-9_-]*+){1,3}"
+    rb"(?:=|%(?:25)?3[dD]|\\+u003[dD])*"
 )
 _CARD = re.compile(
     rb"[2-6][0-9]{3}(?:(?<![0-9A-Za-z%.]....)|(?<=%[0-9A-Fa-f]{2}....))"  # digits first: then few places are tried
