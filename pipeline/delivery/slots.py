@@ -33,6 +33,8 @@ from schemas.campaign import DAY_MS
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
+LOOK_ALONE_S: Final = 5.0
+"""While there is no other process: so long one that comes may wait for its share, and sends on until then."""
 GATHER_S: Final = 0.1
 """However often somebody wants a look, there is one in so long."""
 SWEEP_S: Final = 10.0
@@ -123,6 +125,7 @@ class Slots:
         self._thread = threading.Thread(target=self._run, name="slots", daemon=True)
         self._swept_s = boot_s()
         self._trouble = ""
+        self._is_alone = False
 
     def start(self, counts: Counts, loop: asyncio.AbstractEventLoop) -> None:
         """Begin; returns at once. counts: belongs to the loop's thread."""
@@ -163,7 +166,7 @@ class Slots:
                 self._in_trouble(error)
             self.has_looked = True
             self._stopping.wait(GATHER_S)
-            self._wake.wait(LOOK_S)
+            self._wake.wait(LOOK_ALONE_S if self._is_alone else LOOK_S)
             self._wake.clear()
         if is_ready:
             self._end()
@@ -250,6 +253,7 @@ class Slots:
         for row in seen.rows:
             self._addresses[row.slot] = "" if row.slot in mine else places.get(row.holder, "")
         self.holds_all = len(mine) == SLOTS
+        self._is_alone = self.holds_all and all(each.holder == self._me.holder for each in seen.processes)
         for slot in mine:
             need = self.needs[slot]
             if need is not None and need.is_over(self._memory):
