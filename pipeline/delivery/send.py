@@ -43,6 +43,8 @@ LOOK_S: Final = 1.0
 SPAN_MS: Final = 60 * DAY_MS
 ANSWER_MS: Final = DAY_MS
 """Sends of so long ago count: the answers to later ones are still to come."""
+DAYS_MIN: Final = 7
+"""Visits of fewer days than a week are no habit: on the first day everybody comes at the hours that there were."""
 EXPLORED: Final = 0.1
 """Share of sends at any allowed hour: without them nothing would be learnt of the others."""
 
@@ -55,7 +57,7 @@ WHERE decided >= fromUnixTimestamp64Milli(%(from_ms)s, 'UTC') AND is_bot = 0 AND
 GROUP BY placement_id, line_id, hour
 """
 VISITS: Final = """
-SELECT toHour(start, 'UTC') AS hour, uniq(visitor, start)
+SELECT toHour(start, 'UTC') AS hour, uniq(visitor, start), uniqExact(toDate(start, 'UTC'))
 FROM sessions WHERE start >= fromUnixTimestamp64Milli(%(from_ms)s, 'UTC') AND is_bot = 0 GROUP BY hour
 """
 
@@ -117,6 +119,12 @@ def segment_of(line: LiveLine) -> str:
     return line.audience.text if line.audience is not None else ""
 
 
+def _habits(visits: Sequence[tuple[int, int, int]]) -> dict[int, int]:
+    """Return visits by hour, none where they are of too few days. visits: (hour, visits, days on which there were)."""
+    days = max((days for _, _, days in visits), default=0)
+    return {hour: count for hour, count, _ in visits} if days >= DAYS_MIN else {}
+
+
 def _add_visits(counts: HourResponse, visits: Mapping[int, int]) -> None:
     if visits:
         learn_send(counts, 0, 0.0)  # makes its lists
@@ -158,7 +166,7 @@ class SendTimes:
         except HeraldError as error:
             log.warning("hours of sending stay as they were known: the warehouse does not answer: %s", error)
             return False
-        self.hours = Hours(self._catalogue(), [Sends(*row) for row in sends], dict(visits))
+        self.hours = Hours(self._catalogue(), [Sends(*row) for row in sends], _habits(visits))
         return True
 
     def set(self, made: DecisionLog, offer: Offer, whom: Whom) -> Offer:

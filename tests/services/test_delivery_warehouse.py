@@ -272,7 +272,7 @@ def test_hours_of_sending_are_learnt_from_what_was_sent_and_answered(warehouse: 
     times = SendTimes(Settings(), lambda: found)
     params = {"from_ms": NOW_MS - 30 * 86_400_000, "to_ms": NOW_MS - 86_400_000}
     assert sorted(warehouse.execute(SENDS, params)) == [("mail", "shoes", 9, 20, 0), ("mail", "shoes", 20, 12, 12)]
-    assert warehouse.execute(VISITS, params) == [(5, 2)]
+    assert warehouse.execute(VISITS, params) == [(5, 2, 1)]
     assert times.refresh(warehouse, NOW_MS)
     hours = times.hours.of("mail", "")
     assert hours.known == "segment"

@@ -11,7 +11,7 @@ from pipeline.core.policy import PolicyRules, Uniform
 from pipeline.core.send_time import Known
 from pipeline.delivery.memory import Found
 from pipeline.delivery.offer import Offer, Whom
-from pipeline.delivery.send import ANSWER_MS, EXPLORED, Hours, Sends, SendTimes
+from pipeline.delivery.send import ANSWER_MS, DAYS_MIN, EXPLORED, Hours, Sends, SendTimes
 from pipeline.edge.clickhouse import Unavailable
 from pipeline.settings import Settings
 from schemas.campaign import DAY_MS, HOUR_MS
@@ -133,22 +133,23 @@ class Away:
 
 
 class Counted:
-    """A warehouse that answers with known counts, and remembers for which time it was asked."""
+    """A warehouse that answers with known counts, and remembers for which time it was asked. days: of its visits."""
 
-    def __init__(self) -> None:
+    def __init__(self, sends: list[tuple[object, ...]], days: int = 30) -> None:
         self.asked: list[Any] = []
+        self.sends, self.days = sends, days
 
     def execute(self, sql: str, params: Any = None) -> list[tuple[object, ...]]:
         self.asked.append(params)
         if "FROM sessions" in sql:
-            return [(18, 5_000), (3, 10)]
-        return [("mail", "shoes", 18, 1_000, 200), ("mail", "shoes", 3, 1_000, 10), ("unknown", "shoes", 3, 9, 9)]
+            return [(18, 5_000, self.days), (3, 10, 1)]
+        return self.sends
 
 
 def test_while_the_warehouse_is_away_what_was_known_stays(caplog: pytest.LogCaptureFixture) -> None:
     found = catalogue()
     made = SendTimes(Settings(), lambda: found)
-    known = Counted()
+    known = Counted([("mail", "shoes", 18, 1_000, 200), ("mail", "shoes", 3, 1_000, 10), ("unknown", "shoes", 3, 9, 9)])
     assert made.refresh(known, NOON_MS)
     assert known.asked[0]["to_ms"] == NOON_MS - ANSWER_MS
     assert known.asked[0]["from_ms"] < NOON_MS - 30 * DAY_MS
@@ -156,3 +157,14 @@ def test_while_the_warehouse_is_away_what_was_known_stays(caplog: pytest.LogCapt
     assert not made.refresh(Away(), NOON_MS)
     assert hour_of(best(made, found)) == 18
     assert "stay as they were known" in caplog.text
+
+
+def test_visits_of_less_than_a_week_are_no_habit() -> None:
+    """Who began this morning has seen visitors in the morning alone."""
+    found = catalogue()
+    made = SendTimes(Settings(), lambda: found)
+    for days, known in ((DAYS_MIN - 1, Known.NOTHING), (DAYS_MIN, Known.ALL)):
+        assert made.refresh(Counted([], days), NOON_MS)
+        sending = best(made, found).sending
+        assert sending is not None
+        assert sending.advice.known is known
