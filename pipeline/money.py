@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline.core.spend import LEASE, LINE, RESERVATION, SpendRules, line_of
 from pipeline.core.state import StateView
@@ -148,7 +149,9 @@ def _add(total: Sum, more: Sum) -> None:
 def show(rows: Sequence[LineMoney], console: Console) -> None:
     """Print it for people, in units of the currency."""
     names = ("line", "limit", "leased", "reserved", "settled", "released", "open", "late", "missing")
-    table = Table(*names, title="books of money: reserved = settled + released + open")
+    columns = [Column(name, justify="left" if name == "line" else "right", overflow="fold") for name in names]
+    title = "books of money: reserved = settled + released + open"
+    table = Table(*columns, title=title, box=SIMPLE, padding=0, pad_edge=False)  # narrow, and no figure is ever cut
     for row in rows:
         sums = (row.reserved, row.settled, row.released, row.open, row.late)
         figures = [row.limit_micros, row.leased_micros, *(one.micros for one in sums), row.missing_micros]
