@@ -3,18 +3,25 @@
 Applying adds tables and columns and changes how long rows are kept. It never rewrites or drops anything: a column of
 another type or a table with another key is shown, with the statement that a person may decide to run. Tables and
 columns that we do not know belong to somebody else and are left alone.
+
+Nothing is changed on a full disk: ClickHouse then writes a table's description as an empty file, says that all is well,
+and drops the table at its next start (seen on 26.x, for CREATE and for ALTER).
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final, Protocol, cast
 
 from pipeline.edge import clickhouse
 from pipeline.settings import Settings
 from schemas import ddl
 from schemas.ddl import Table
 from schemas.tables import TABLES
+
+FREE_BYTES_MIN: Final = 16 * 1_048_576
+"""Less than this on any disk, and no description is written: it takes kilobytes, but inserts go on beside it."""
+_NOT_ENOUGH_SPACE: Final = 243  # ClickHouse's code
 
 
 class Database(Protocol):
@@ -76,14 +83,21 @@ def differences(warehouse: Database, retention_days: int, cluster: str = "") -> 
 def apply(warehouse: Database, retention_days: int, cluster: str = "") -> list[Difference]:
     """Mend what can be mended without touching a row; return all differences there were. Running it again is harmless.
 
-    Raises clickhouse.Unavailable or clickhouse.Refused.
+    Raises clickhouse.Unavailable, also where a disk is full, or clickhouse.Refused.
     """
     there = differences(warehouse, retention_days, cluster)
-    for difference in there:
-        if difference.applies:
-            for statement in difference.statements:
-                warehouse.execute(statement)
+    for statement in (one for difference in there if difference.applies for one in difference.statements):
+        _need_room(warehouse)
+        warehouse.execute(statement)
     return there
+
+
+def _need_room(warehouse: Database) -> None:
+    disks = cast("list[tuple[str, Any]]", warehouse.execute("SELECT name, unreserved_space FROM system.disks"))
+    for name, free_bytes in disks:
+        if free_bytes < FREE_BYTES_MIN:
+            found = f"the warehouse's disk {name!r} has {free_bytes:,} bytes left, expected {FREE_BYTES_MIN:,} or more"
+            raise clickhouse.Unavailable(f"no table is made or changed: {found}", _NOT_ENOUGH_SPACE)
 
 
 def read(warehouse: Database) -> dict[str, Found]:

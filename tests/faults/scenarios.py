@@ -179,14 +179,16 @@ def warehouse_refuses(stage: Stage) -> None:
 def disk_full(stage: Stage) -> None:
     """The warehouse's disk has no byte left, and none comes free while parts that were merged are thrown away."""
     ballast = stage.plant.warehouse.disk / "ballast"
-    try:
-        with _tables_with(stage.plant, old_parts_lifetime=86_400), _standing(stage):
-            _fill(ballast)
-    finally:
-        ballast.unlink()
+    with _tables_with(stage.plant, old_parts_lifetime=86_400):  # put back once there is room: see tables.py
+        try:
+            with _standing(stage):
+                fill(ballast)
+        finally:
+            ballast.unlink()
 
 
-def _fill(path: os.PathLike[str]) -> None:
+def fill(path: os.PathLike[str]) -> None:
+    """Write until not one byte more goes in."""
     with open(path, "wb", buffering=0) as file:  # noqa: PTH123 - unbuffered
         for size in (1_048_576, 4_096, 1):
             try:
