@@ -8,7 +8,7 @@ what the defaults were chosen among (on seeds 0-2 of some of these problems at a
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pipeline.core.linear_policy import LinearRules
+from pipeline.core.linear_policy import Drawing, LinearRules
 from tests.bench_learning.deployed import Deployed
 from tests.bench_learning.players import Linear, Plain, Player
 from tests.bench_learning.problems import Problem, World
@@ -18,6 +18,9 @@ SPREAD = LinearRules(floor_share_max=0.01)
 NO_FLOOR = LinearRules(floor=0.0)
 COSTS = "--cb_min_cost -1 --cb_max_cost 0"  # a reward of 1 is a cost of -1
 OURS, RIVAL = "ours", "rival"
+VW, BOUND_VW = "vw ", "vw+floor "
+"""How the names of VW's rows begin: as it comes, and bound to show each action as often as ours promise to."""
+PROMISE = Drawing()
 
 
 class Entrant(NamedTuple):
@@ -41,26 +44,32 @@ def _linear(name: str, policy: str, rules: LinearRules = SPREAD, **more: Any) ->
     )
 
 
-def _vw(name: str, arguments: str) -> Entrant:
-    return Entrant(f"vw {name}", RIVAL, lambda world: VowpalWabbit(world, arguments), "vowpalwabbit")
+def _vw(name: str, arguments: str, kind: str = VW, promise: Drawing | None = None) -> Entrant:
+    return Entrant(kind + name, RIVAL, lambda world: VowpalWabbit(world, arguments, promise), "vowpalwabbit")
 
 
 def _mabwiser(policy: str) -> Entrant:
     return Entrant(f"mabwiser {policy}", RIVAL, lambda world: MabWiser(world, policy), "mabwiser", 10)
 
 
+VW_SETTINGS = {
+    "squarecb": f"--squarecb {COSTS}",
+    "squarecb 1000, l 2": f"--squarecb --gamma_scale 1000 -l 2 {COSTS}",
+    "regcbopt": f"--regcb --regcbopt --mellowness 0.01 {COSTS}",
+    "regcbopt, l 2": f"--regcb --regcbopt --mellowness 0.01 -l 2 {COSTS}",
+    "softmax 10": "--softmax --lambda 10",
+    "epsilon .05": "--epsilon 0.05",
+}
+VW_BEST = ("squarecb", "squarecb 1000, l 2", "regcbopt", "regcbopt, l 2")
+"""Each of them was the best one on some problem."""
 LINEUP: tuple[Entrant, ...] = (
     Entrant("uniform", RIVAL, lambda world: Plain(world, "uniform")),
     _deployed("epsilon_greedy"),
     _deployed("thompson"),
     _deployed("linear_igw"),
     _deployed("linear_igw", ", floor .1 %", 0.001),
-    _vw("squarecb", f"--squarecb {COSTS}"),
-    _vw("squarecb 1000, l 2", f"--squarecb --gamma_scale 1000 -l 2 {COSTS}"),
-    _vw("regcbopt", f"--regcb --regcbopt --mellowness 0.01 {COSTS}"),
-    _vw("regcbopt, l 2", f"--regcb --regcbopt --mellowness 0.01 -l 2 {COSTS}"),
-    _vw("softmax 10", "--softmax --lambda 10"),
-    _vw("epsilon .05", "--epsilon 0.05"),
+    *(_vw(name, arguments) for name, arguments in VW_SETTINGS.items()),
+    *(_vw(name, VW_SETTINGS[name], BOUND_VW, PROMISE) for name in VW_BEST),
     _mabwiser("LinUCB"),
     _mabwiser("LinTS"),
 )

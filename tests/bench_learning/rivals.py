@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.features import GRID, Vector
+from pipeline.core.linear_policy import Drawing
 from tests.bench_learning.players import A_BLOCK, Turn, named_space, pick
 from tests.bench_learning.problems import Features, World
 
@@ -26,9 +27,11 @@ class VowpalWabbit:
 
     is_additive = False
 
-    def __init__(self, world: World, arguments: str) -> None:
+    def __init__(self, world: World, arguments: str, promise: Drawing | None = None) -> None:
+        """promise: the share of every action that our policies keep; mixed into VW's own, as it is into ours."""
         import vowpalwabbit
 
+        self.promise = promise
         self.vw = vowpalwabbit.Workspace(
             f"--quiet --cb_explore_adf -q ca --ignore_linear c --random_seed 1 {arguments}"
         )
@@ -41,6 +44,9 @@ class VowpalWabbit:
     def choose(self, number: int, context: Features, u: float) -> Turn:
         """See Player."""
         found = self.vw.predict([self._shared(context), *self.actions])
+        if self.promise is not None:
+            even, whole = self.promise.even(len(found)), sum(found)
+            found = [share / whole * (1.0 - even) + even / len(found) for share in found]
         at = pick(found, u * sum(found))
         return Turn(number, at, found[at], context)
 

@@ -12,12 +12,13 @@ from pipeline.core.linear import read_lesson
 from pipeline.core.linear_blend import Blend
 from tests.bench_learning.__main__ import main
 from tests.bench_learning.deployed import Deployed
-from tests.bench_learning.lineup import LINEUP, OURS, Entrant, entrants
+from tests.bench_learning.lineup import LINEUP, OURS, Entrant, entrants, named
 from tests.bench_learning.open_bandit import replay
 from tests.bench_learning.play import regret, telling
 from tests.bench_learning.players import Turn
 from tests.bench_learning.problems import Features, World, problems, shop
 from tests.bench_learning.report import Measured, met, ratio, ratios, vw_best
+from tests.bench_learning.rivals import is_installed
 
 
 class Listener:
@@ -148,3 +149,16 @@ def test_a_replay_counts_and_teaches_only_where_the_player_does_what_the_log_did
     entrant = Entrant("listener", OURS, lambda world: listener)
     assert replay(entrant, world, [0, 1, 0, 0, 1, 1], [1.0, 1.0, 0.0, 1.0, 0.0, 0.0], 0) == (3, 2.0)
     assert [(number, reward) for number, _, _, reward in listener.told] == [(0, 1.0), (2, 0.0), (3, 1.0)]
+
+
+@pytest.mark.skipif(not is_installed("vowpalwabbit"), reason="Vowpal Wabbit is not installed: `make bench-learning`")
+def test_a_rival_under_our_promise_shows_every_action_as_often_as_we_do() -> None:
+    world = next(problem for problem in problems() if problem.name == "digits").make(0, 40)
+    rival = named("vw+floor squarecb 1000, l 2").make(world)
+    shares: dict[int, set[float]] = {}
+    for number in range(40):
+        turn = rival.choose(number, world.contexts[number], number / 40)
+        shares.setdefault(turn.action, set()).add(round(turn.probability, 3))
+        rival.learn(turn, 1, float(turn.action == 3))
+    assert min(min(found) for found in shares.values()) >= 0.01
+    assert len(shares) > 1
