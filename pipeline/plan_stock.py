@@ -13,9 +13,9 @@ from rich.table import Column
 from rich.table import Table as Shown
 from rich.text import Text
 
-from pipeline.audit.stock import Source, running_low
+from pipeline.audit.stock import running_low
 from pipeline.core.forecast import HORIZON_DAYS, Forecast, RunsOut, forecast, runs_out
-from pipeline.edge.clickhouse import Warehouse
+from pipeline.edge.clickhouse import Source, Warehouse
 from pipeline.edge.clock import now_ms
 from pipeline.errors import SettingsError
 from pipeline.plan_table import Table
@@ -98,7 +98,7 @@ def known(warehouse: Source, wish: StockWish, time_ms: int) -> tuple[Sales, dict
     found = running_low(warehouse, time_ms, wish.top or SKUS_ALL)
     if not found:
         raise SettingsError("the warehouse knows no sku of which stock was told and something was sold in four weeks")
-    days = 1 + max(max(one.units) for one in found)
+    days = 1 + max(max(one.units, default=0) for one in found)
     is_one_site = len({one.site for one in found}) == 1
     by_sku: dict[str, dict[int, float]] = {}
     left: dict[str, float] = {}

@@ -22,7 +22,10 @@ class PlacementModel(Struct, array_like=True):
 
 
 class LearnFixed(Struct, array_like=True):
-    """The learn stage's small per-partition part: totals over all placements, and how far the log is learnt."""
+    """The learn stage's small per-partition part: totals of what it was told, and how far the log is learnt.
+
+    A trial counts once, also where a group learns from it as well.
+    """
 
     trials: int = 0
     reward_micros: int = 0

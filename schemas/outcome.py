@@ -125,6 +125,7 @@ class OpenDecision(Struct, array_like=True):
     policy: str = ""
     site: str = ""
     reached: list[Reached] = []  # of each of the choice's goals, in their order; empty while there is nothing to say
+    rewarded_ms: int = 0  # see Outcome
 
 
 class Response(Struct, array_like=True):
@@ -149,7 +150,9 @@ class Outcome(Struct, array_like=True):
     far (a bot's are 0). impressed_ms: the earliest sign that the choice was shown; 0 = none yet.
 
     is_new: this block opened the decision. is_paid: with this block came, for the first time and not by a bot, what the
-    choice pays for. Each is true in one outcome of a decision and action at most.
+    choice pays for. Each is true in one outcome of a decision and action at most. has_paid: that has come, by now.
+
+    rewarded_ms: event time of the latest news that changed the reward; 0 = none has, or it is older than this field.
     """
 
     decision_id: str
@@ -187,3 +190,6 @@ class Outcome(Struct, array_like=True):
     group_lesson: bytes = b""
     send_ms: int = 0
     value_micros: int = 0  # what it has earned in money: of its goals; without goals, its revenue
+    rank: int = 0  # the choice's: 0 = the decision's first
+    has_paid: bool = False
+    rewarded_ms: int = 0

@@ -17,7 +17,9 @@ log = logging.getLogger(__name__)
 
 ANSWER_S: Final = 60.0
 SHOWN_MAX: Final = 50
-"""Skus that are shown as metrics: the most urgent ones."""
+"""Skus that are shown as metrics: the most urgent ones, and as many that have run out."""
+WATCHED_MAX: Final = 500
+"""Skus that are remembered as warned of, and so looked at each time: a forecast costs some 30 ms."""
 PLACEMENTS_MAX: Final = 20
 """Placements whose regret is: those where most was seen."""
 DAY_MS: Final = 86_400_000
@@ -74,20 +76,21 @@ class Lookout:
 
     def _stock(self, warehouse: Warehouse, time_ms: int) -> None:
         from pipeline.audit.stock import running_low
-        from pipeline.core.stock_watch import crossed, most_urgent, outlook
+        from pipeline.core.stock_watch import crossed, most_urgent, outlook, shown
 
         lead_days = self._settings.stock_lead_days
-        found = most_urgent([outlook(one, lead_days) for one in running_low(warehouse, time_ms)])
+        asked = running_low(warehouse, time_ms, watched=self._warned)
+        found = most_urgent([outlook(one, lead_days) for one in asked])
         changed = crossed(found, self._warned)
         for one in changed.warned:
-            log.warning("%s: %s may run out: %s", *one.name, one.words(lead_days))
+            log.warning("%s: %s %s", *one.name, one.words(lead_days))
         for site, sku in changed.over:
             log.info("%s: %s does not run out within %d days any more", site, sku, lead_days)
-        self._warned = {one.name for one in found if one.warns}
+        self._warned = {one.name for one in [one for one in found if one.warns][:WATCHED_MAX]}
         for gauge in (metrics.STOCK_RUNS_OUT, metrics.STOCK_RISK):
             gauge.clear()
         metrics.STOCK_WARNED.set(len(self._warned))
-        for one in found[:SHOWN_MAX]:
+        for one in shown(found, SHOWN_MAX):
             metrics.STOCK_RISK.labels(*one.name).set(one.risk)
             for bound, hours in (("even", one.hours), ("early", one.early_hours)):
                 if hours is not None:
@@ -96,11 +99,16 @@ class Lookout:
 
 def _learning(warehouse: Warehouse, time_ms: int) -> None:
     from pipeline.core.learning_curve import drifts, regret
-    from pipeline.edge.rewards import busiest, read_cells
+    from pipeline.edge.rewards import TooMany, busiest, read_cells
 
     span = _Span(time_ms - DAY_MS, time_ms)
     names = busiest(warehouse, span, PLACEMENTS_MAX)
-    found = {name: read_cells(warehouse, name, span, with_shares=False) for name in names}
+    found = {}
+    for name in names:
+        try:
+            found[name] = read_cells(warehouse, name, span)
+        except TooMany as error:
+            log.warning("%s: what learning costs is not told: %s", name, error)
     for gauge in (metrics.LEARNING_REGRET, metrics.LEARNING_DRIFTS):
         gauge.clear()
     for placement, cells in found.items():

@@ -1,5 +1,6 @@
 """Which held pieces a purchase is of: the profile stage, which knows a visitor's decisions, tells the spend stage."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -12,24 +13,21 @@ from schemas.outcome import OpenDecision
 from schemas.spend import Sale
 
 PRODUCTS_MAX: Final = 1_000
+PIECES_MAX: Final = 1_000_000
+"""Of one item. The warehouse is asked with the same bound, see `pipeline.audit.stock`."""
 SKEW_MS: Final = 60_000
 """By so much the clocks of who decides and who buys may differ."""
 
 
-class _Product(Struct):
-    """An item of an order, in the names of Segment's and GA4's specifications."""
-
-    sku: str | int = ""
-    product_id: str | int = ""
-    id: str | int = ""
-    quantity: float = 1
-
-
 class _Order(Struct):
-    products: list[_Product] = []
+    """An order's list of items, as it came: whatever a client writes into one item costs the others nothing."""
+
+    products: object = None
 
 
-_read_order = msgspec.json.Decoder(_Order, strict=False).decode
+_read_order = msgspec.json.Decoder(_Order).decode
+_NAMES: Final = ("sku", "product_id", "id")
+"""An item's names in Segment's and GA4's specifications."""
 
 
 def sales(event: Event, decisions: Sequence[OpenDecision]) -> list[Sale]:
@@ -62,13 +60,35 @@ def _bought(event: Event) -> Counter[str]:
     """Return how many pieces of each sku an order is of: its list of products, or the one that it names itself."""
     pieces: Counter[str] = Counter()
     if '"products"' in event.properties:
-        try:
-            order = _read_order(event.properties)
-        except (msgspec.DecodeError, msgspec.ValidationError):
-            order = _Order()
-        for product in order.products[:PRODUCTS_MAX]:
-            for name in {str(product.sku), str(product.product_id), str(product.id)} - {""}:
-                pieces[name] += max(1, int(min(product.quantity, 1e6)))
+        for product in _products(event.properties):
+            many = _pieces(product.get("quantity"))
+            for name in {_name(product.get(key)) for key in _NAMES} - {""}:
+                pieces[name] += many
     if event.product_id and event.product_id not in pieces:
-        pieces[event.product_id] = max(1, event.quantity)
+        pieces[event.product_id] = _pieces(event.quantity)
     return pieces
+
+
+def _products(properties: str) -> list[dict[str, object]]:
+    try:
+        products = _read_order(properties).products
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return []
+    found = products[:PRODUCTS_MAX] if isinstance(products, list) else []
+    return [product for product in found if isinstance(product, dict)]
+
+
+def _name(value: object) -> str:
+    """A name of an item as the clean stage has it of an event: 42 is "42", and 42.0 too."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+
+
+def _pieces(quantity: object) -> int:
+    """How many pieces an item is of: one at least, and of what is no number one. Clients write "NaN" and "-inf"."""
+    try:
+        many = float(quantity) if isinstance(quantity, str | int | float) else 1.0
+    except (ValueError, OverflowError):
+        return 1
+    return int(min(max(many, 1.0), PIECES_MAX)) if math.isfinite(many) else 1

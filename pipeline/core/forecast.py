@@ -8,6 +8,7 @@ better; one with few sales an exponentially weighted mean.
 """
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,10 @@ Floats = NDArray[np.float64]
 WEEK: Final = 7
 HORIZON_DAYS: Final = 180
 HISTORY_DAYS: Final = 730
+UNITS_MAX: Final = 1e12
+ODD: Final = 100.0
+"""A day that brought more than this times the usual day with sales is taken as this: one order that a client has
+written a million into would else be the level, the noise and the doubt, and no warning would come for years."""
 
 
 class Method(StrEnum):
@@ -90,7 +95,8 @@ class RunsOut(NamedTuple):
 def forecast(demand: Sequence[float | None], rules: ForecastRules = DEFAULT) -> Forecast:
     """Return what may be asked for after these days. demand: units by day, oldest first, without gaps: 0 where nothing
     was sold, None where nothing could be (closed, or no stock): such a day says nothing of the demand. Only the last
-    730 days are read. No day is expected to bring more than the best one did.
+    730 days are read; of each 10^12 units at most, and a hundred times the median of the days with sales. No day is
+    expected to bring more than the best one did.
 
     Raises ValueError for demand that is negative or no number, and for none at all.
     """
@@ -119,7 +125,9 @@ def _checked(demand: Iterable[float | None]) -> list[float | None]:
             raise ValueError(f"day {day}: found {units}, expected 0 or more units, or None")
     if all(units is None for units in seen):
         raise ValueError("no day of sales, expected one at least")
-    return seen
+    usual = statistics.median_low([units for units in seen if units] or [0.0])
+    most = min(ODD * usual, UNITS_MAX)
+    return [units if units is None else min(units, most) for units in seen]
 
 
 class _Model:

@@ -69,7 +69,9 @@ class Due(Protocol):
 
 
 class Holds:
-    """The held pieces of one partition. Told of outcomes, of sales and of what has ended, in the log's order."""
+    """The held pieces of one partition. Told of what has ended, then block by block of new decisions, of sales, and of
+    bots: a bot's purchase is no sale, so one that is told came before the verdict, whatever block each was in.
+    """
 
     def __init__(self, packed: Packed, due: Due) -> None:
         """packed: the stage's entries. due: is told when entries end, and calls `end` then."""
@@ -80,20 +82,25 @@ class Holds:
         self.counts: Counter[tuple[str, str]] = Counter()
 
     def take(self, outcome: Outcome, now_ms: int) -> None:
-        """Hold the pieces of a new decision; let go of those of a bot's."""
+        """Hold the pieces of a new decision."""
         ends_ms = outcome.decided_ms + outcome.hold_ms
         for hold in outcome.holds:
             key = _key(outcome.decision_id, outcome.action_id, hold.sku)
-            if outcome.is_new and self._held.get(key) is None:
+            if self._held.get(key) is None:
                 self._book(hold.site, hold.sku, "held")
                 if ends_ms >= now_ms:
                     self._held.put(key, Held(hold.site, hold.sku, ends_ms))
                     self._due.set(key, ends_ms)
                 else:
                     self._book(hold.site, hold.sku, "ended")
+
+    def let_go(self, outcome: Outcome) -> None:
+        """End what a bot's decision still holds."""
+        for hold in outcome.holds:
+            key = _key(outcome.decision_id, outcome.action_id, hold.sku)
             held = self._held.get(key)
-            if held is not None and (outcome.is_bot or held.ends_ms < now_ms):
-                self._end(key, held, "bots" if outcome.is_bot else "ended")
+            if held is not None:
+                self._end(key, held, "bots")
 
     def sell(self, sale: Sale, now_ms: int) -> None:
         """A held piece was bought. One that is not held any more is known with the next level alone."""

@@ -55,6 +55,8 @@ class Learn:
         for outcome in outcomes.outcomes:
             if outcome.trials_delta or outcome.reward_delta_micros:
                 self._learn(outcome, outcomes.block_time_ms, counts)
+                self._fixed.trials += outcome.trials_delta
+                self._fixed.reward_micros += outcome.reward_delta_micros
                 if outcome.chosen_by:
                     self._learn(of_group(outcome), outcomes.block_time_ms, counts)
         return Applied([], counts)
@@ -93,8 +95,6 @@ class Learn:
         arm.reward_squares_micros += outcome.reward_micros**2 // MICROS - before**2 // MICROS
         model.updated_ms = max(model.updated_ms, block_time_ms)
         self._models.put(outcome.placement_id, model)
-        self._fixed.trials += outcome.trials_delta
-        self._fixed.reward_micros += outcome.reward_delta_micros
         return "trial" if outcome.trials_delta else "correction"
 
 

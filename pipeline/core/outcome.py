@@ -1,8 +1,14 @@
 """Decisions joined to what followed: impressions, clicks, conversions and rewards, within windows of event time.
 
-All times are minima, all rewards maxima, and all revenue sums, so what a decision has earned does not depend on the
-order in which the news of it came. The learner is told differences (Outcome.trials_delta, reward_delta_micros) and
-only adds.
+Times are minima, rewards by name maxima, and revenue sums. The learner is told differences (Outcome.trials_delta,
+reward_delta_micros) and only adds.
+
+What is measured from the decision (impressions, clicks, goals of these) does not depend on the order in which the news
+of it came. What is measured from the click (conversions, goals beyond it, rewards by name) is judged once, when it
+comes, by the earliest click known then: an event that stands in the log before its click is measured from the decision,
+and a click that is told later, even if it was an earlier one, neither brings in what was out of its window nor takes
+out what was in. So the result is one of the log's order, not of the events' times alone; of one log it is always the
+same, however it is cut into blocks or replayed.
 
 A choice that carries goals earns by them alone, each within its own window; which they are was written into it when it
 was decided, so that what a marketer changes later changes nothing of it.
@@ -17,8 +23,10 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from pipeline.core.whole import fitting
 from schemas.event import Event, EventType
 from schemas.outcome import OWN_REVENUE, Choice, OpenDecision, Outcome, Reached, Response
+from schemas.spend import Hold
 
 MICROS: Final = 1_000_000
 _MINUTE_MS: Final = 60_000
@@ -171,7 +179,7 @@ def take_response(decision: OpenDecision, response: Response, rules: OutcomeRule
     elif kind in WANTED:
         if kind in CONVERSIONS:
             decision.conversions += 1
-            decision.revenue_micros += response.revenue_micros
+            decision.revenue_micros = fitting(decision.revenue_micros + response.revenue_micros)
         _reach(decision, response)
         return Effect.JOINED
     after = (decision.impressed_ms, decision.clicked_ms, decision.explicit_micros)
@@ -185,8 +193,9 @@ def _reach(decision: OpenDecision, response: Response) -> None:
         if goal.event == response.kind and response.event_time_ms <= _clicked_or_decided_ms(decision) + goal.window_ms:
             if not decision.reached:
                 decision.reached = [Reached() for _ in goals]
-            decision.reached[at].count += 1
-            decision.reached[at].revenue_micros += response.revenue_micros
+            reached = decision.reached[at]
+            reached.count += 1
+            reached.revenue_micros = fitting(reached.revenue_micros + response.revenue_micros)
 
 
 def has_reached(decision: OpenDecision, at: int) -> bool:
@@ -261,7 +270,7 @@ def value_micros(decision: OpenDecision) -> int:
             earned += goal.value_micros if has_reached(decision, at) else 0
         elif decision.reached:
             earned += decision.reached[at].revenue_micros
-    return earned
+    return fitting(earned)
 
 
 def has_acted(decision: OpenDecision) -> bool:
@@ -308,6 +317,7 @@ class _Change(Struct):
     decision: OpenDecision
     visitor: str
     is_bot: bool
+    holds: tuple[Hold, ...]
     trials: int = 0
     reward_micros: int = 0
     is_new: bool = False
@@ -330,12 +340,15 @@ class OutcomeBook:
         """Settle a decision that was just made."""
         self._note(decision, visitor, is_bot).is_new = True
 
-    def _note(self, decision: OpenDecision, visitor: str, is_bot: bool) -> _Change:
+    def _note(self, decision: OpenDecision, visitor: str, is_bot: bool, time_ms: int = 0) -> _Change:
         name = (visitor, decision.decision_id, decision.choice.action_id)
         change = self._changes.get(name)
         if change is None:
-            change = self._changes[name] = _Change(decision, visitor, is_bot)
+            # now: a purchase in this very block takes its piece out of the decision, but not out of what was held
+            change = self._changes[name] = _Change(decision, visitor, is_bot, decision.choice.holds)
         trials, reward = settle(decision, is_bot, self.rules)
+        if reward:
+            decision.rewarded_ms = max(decision.rewarded_ms, time_ms)
         change.decision, change.is_bot = decision, is_bot
         change.trials += trials
         change.reward_micros += reward
@@ -346,7 +359,7 @@ class OutcomeBook:
         was_paid = has_paid_event(decision)
         effect = take_response(decision, response, self.rules)
         if effect is Effect.JOINED:
-            change = self._note(decision, visitor, is_bot)
+            change = self._note(decision, visitor, is_bot, response.event_time_ms)
             change.is_paid |= not is_bot and not was_paid and has_paid_event(decision)
             self.counts["response", response.kind] += 1
             return True
@@ -404,10 +417,11 @@ def _outcome(change: _Change) -> Outcome:
         is_new=change.is_new,
         is_paid=change.is_paid,
         value_micros=value_micros(decision),
-        holds=decision.choice.holds,
+        holds=change.holds,
         hold_ms=decision.choice.hold_ms,
         chosen_by=decision.choice.chosen_by,
         group_propensity=decision.choice.group_propensity,
         group_lesson=decision.choice.group_lesson,
         send_ms=decision.choice.send_ms,
-    )
+        rank=decision.choice.rank, has_paid=has_paid_event(decision), rewarded_ms=decision.rewarded_ms,
+    )  # fmt: skip

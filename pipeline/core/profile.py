@@ -6,11 +6,12 @@ Decay is by event time, which River's exponentially weighted statistics do not k
 """
 
 from dataclasses import dataclass
-from math import isfinite, log2
+from math import log2
 from typing import Final
 
 from river.stats import EWMean, Mean
 
+from pipeline.core.whole import fitting
 from schemas.event import Event, EventFlag, EventType
 from schemas.profile import Interest, Profile
 
@@ -39,6 +40,8 @@ A type that is not here (decision, reward, stock, cost) is no visitor's doing an
 
 DEVICES_MAX: Final = 8
 CHANNELS_MAX: Final = 16
+SCORE_MAX: Final = 1e9
+"""A satisfaction score beyond this is none."""
 DIRECT: Final = "direct"  # pipeline.core.channel.Channel.DIRECT; an internal referrer is direct as well
 
 _HOUR_MS: Final = 3_600_000
@@ -129,10 +132,10 @@ def _learn_kind(profile: Profile, event: Event) -> None:
         revenue = event.revenue_micros
         profile.order_value_mean_micros = mean_after(profile.order_value_mean_micros, profile.purchases, revenue)
         profile.purchases += 1
-        profile.revenue_micros += revenue
+        profile.revenue_micros = fitting(profile.revenue_micros + revenue)
     elif kind is _CONVERSION:
-        profile.revenue_micros += event.revenue_micros
-    elif kind is _SATISFACTION and isfinite(event.score):  # one NaN would stay in the mean for ever
+        profile.revenue_micros = fitting(profile.revenue_micros + event.revenue_micros)
+    elif kind is _SATISFACTION and abs(event.score) <= SCORE_MAX:  # NaN, or what overflows, would stay in it for ever
         profile.satisfaction_mean = mean_after(profile.satisfaction_mean, profile.satisfaction_count, event.score)
         profile.satisfaction_count += 1
 

@@ -11,7 +11,8 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from pipeline.core.rows import Columns, bounded, fitting
+from pipeline.core.rows import Columns
+from pipeline.core.whole import bounded, fitting
 from schemas.event import Event, EventFlag, EventType
 from schemas.tables import ROLLUP_MINUTE
 

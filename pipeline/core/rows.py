@@ -12,6 +12,9 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET
 
+from pipeline.core.whole import INT64_MAX as INT64_MAX
+from pipeline.core.whole import bounded as bounded
+from pipeline.core.whole import fitting
 from schemas.block import EventBlock, Origin, OutcomeBlock, RefusedBlock, SessionBlock
 from schemas.ddl import Table
 from schemas.event import Event, EventType
@@ -19,7 +22,6 @@ from schemas.outcome import Choice, DecisionLog, Outcome
 from schemas.session import SessionRow
 from schemas.tables import BAD, BLOCKS, DECISIONS, EVENTS, OUTCOMES, SESSIONS
 
-INT64_MAX = 2**63 - 1
 RAW_BYTES_MAX = 4_096
 """What the table `bad` shows of a refused event; the topic of that name has all of it."""
 
@@ -79,22 +81,6 @@ def event_columns(blocks: Iterable[tuple[Origin, EventBlock]]) -> Columns:
         values = list(map(field, events))
         columns.append(bounded(values) if index in _WHOLE else values)
     return Columns(EVENTS, [*columns, partitions, offsets, places])
-
-
-def bounded(values: list[int]) -> list[int]:
-    """Return whole numbers, each put into the range of Int64.
-
-    >>> bounded([1, 2**63, -2**70]) == [1, 2**63 - 1, -2**63]
-    True
-    """
-    if values and (max(values) > INT64_MAX or min(values) < -INT64_MAX - 1):
-        return [fitting(value) for value in values]
-    return values
-
-
-def fitting(value: int) -> int:
-    """Return the whole number nearest to value that Int64 can hold."""
-    return min(max(value, -INT64_MAX - 1), INT64_MAX)
 
 
 def refused_columns(blocks: Iterable[tuple[Origin, RefusedBlock]]) -> Columns:
@@ -205,6 +191,9 @@ def _outcome(origin: Origin, outcome: Outcome) -> tuple[object, ...]:
         outcome.chosen_by,
         outcome.group_propensity if outcome.chosen_by else 0.0,  # as the rows have it that are older than the column
         outcome.send_ms,
+        fitting(outcome.rank),
+        ("no", "yes")[outcome.has_paid] if outcome.pays_for else "",
+        outcome.rewarded_ms,
         origin.partition,
         origin.offset,
     )

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
+from pipeline.core.whole import fitting
 from schemas.event import Event, EventFlag, EventType
 from schemas.session import Session
 
@@ -97,7 +98,7 @@ def extend(session: Session, event: Event, now_ms: int) -> None:
     elif kind in _COUNTED:
         _count(session, kind)
     if event.revenue_micros:
-        session.revenue_micros += event.revenue_micros
+        session.revenue_micros = fitting(session.revenue_micros + event.revenue_micros)
     if event.flags & _BOT:
         session.is_bot = True
     if event.device and (not session.device or time_ms <= session.device_key[0]):
@@ -134,7 +135,7 @@ def merge(earlier: Session, later: Session) -> None:
     earlier.clicks += later.clicks
     earlier.conversions += later.conversions
     earlier.purchases += later.purchases
-    earlier.revenue_micros += later.revenue_micros
+    earlier.revenue_micros = fitting(earlier.revenue_micros + later.revenue_micros)
     earlier.late_events += later.late_events
     earlier.is_bot = earlier.is_bot or later.is_bot
 

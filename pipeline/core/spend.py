@@ -129,10 +129,13 @@ class Spend:
         for outcome in outcomes.outcomes:
             if outcome.pays_for and outcome.line_id:
                 self._take(outcome, now_ms)
-            if outcome.holds:
+            if outcome.holds and outcome.is_new:
                 self._take_holds(outcome, now_ms)
         for sale in outcomes.sales:
             self._holds.sell(sale, now_ms)
+        for outcome in outcomes.outcomes:
+            if outcome.holds and outcome.is_bot:
+                self._holds.let_go(outcome)
         counts, self._counts = self._counts + self._holds.counts, Counter()
         self._holds.counts.clear()
         for column in Money.__struct_fields__:
@@ -198,7 +201,7 @@ class Spend:
         self._due.set(LEASE + lease_id, leased.decided_ms + LEASE_KEPT_MS)
 
     def _take_holds(self, outcome: Outcome, now_ms: int) -> None:
-        for hold in outcome.holds if outcome.is_new else ():
+        for hold in outcome.holds:
             if hold.lease_id:
                 self._see(hold.lease_id, outcome.decided_ms, 1)
         self._holds.take(outcome, now_ms)

@@ -4,7 +4,7 @@ Days are counted back from now, not from midnight, so that the newest one is a w
 counts this morning.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from pipeline.core.forecast import forecast, hours_until, runs_out
@@ -13,7 +13,10 @@ EARLY: Final = 0.05
 
 
 class Sku(NamedTuple):
-    """What is known of a sku. left: pieces by the newest level. units: sold by day, 0 = the last 24 hours."""
+    """What is known of a sku. left: pieces by the newest level, 0 or less = none.
+
+    units: sold by day, 0 = the last 24 hours.
+    """
 
     site: str
     sku: str
@@ -42,12 +45,15 @@ class Outlook(NamedTuple):
 
     def words(self, lead_days: int) -> str:
         """Say it to people."""
+        if self.left <= 0:
+            return "has run out"
         when = "not in half a year" if self.hours is None else f"in {self.hours / 24:.1f} days"
-        return f"{self.left:,} left, gone {when} as likely as not, and with {self.risk:.1%} within {lead_days} days"
+        chance = f"{when} as likely as not, and with {self.risk:.1%} within {lead_days} days"
+        return f"may run out: {self.left:,} left, gone {chance}"
 
 
 class Crossed(NamedTuple):
-    """What has changed since the last look. warned: to be told now; over: no longer to be warned of."""
+    """What has changed since the last look. warned: to be told now; over: more has come, or less is asked for."""
 
     warned: list[Outlook]
     over: list[tuple[str, str]]
@@ -68,6 +74,15 @@ def most_urgent(found: Iterable[Outlook]) -> list[Outlook]:
 
 
 def crossed(found: Collection[Outlook], known: Collection[tuple[str, str]]) -> Crossed:
-    """Return what to tell. known: skus that were warned of before: each is told once until it is over."""
-    warns = {one.name for one in found if one.warns}
-    return Crossed([one for one in found if one.warns and one.name not in known], sorted(set(known) - warns))
+    """Return what to tell. known: skus that were warned of before: each is told once until it is over.
+
+    A sku that was not looked at is not over; nor is one that has run out, which is what it was warned of.
+    """
+    over = sorted(one.name for one in found if not one.warns and one.name in known)
+    return Crossed([one for one in found if one.warns and one.name not in known], over)
+
+
+def shown(found: Sequence[Outlook], most: int) -> list[Outlook]:
+    """Return the first so many of which some is left, and as many that have run out: neither hides the other."""
+    left = [one for one in found if one.left > 0]
+    return left[:most] + [one for one in found if one.left <= 0][:most]

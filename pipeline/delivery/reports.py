@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from pipeline.delivery.problems import Problem
+from pipeline.edge.clickhouse import Source as Source
 
 INTERVALS: Final[Mapping[str, tuple[str, int]]] = {
     "minute": ("minute", 60_000),
@@ -40,13 +41,6 @@ BUCKETS_MAX: Final = 50_000
 VALUE_CHARS_MAX: Final = 1_024
 DAY_MS: Final = 86_400_000
 _YEAR_2200_MS: Final = 7_258_118_400_000
-
-
-class Source(Protocol):
-    """Where rows come from: a Warehouse."""
-
-    def execute(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[object, ...]]:
-        """Run a query."""
 
 
 @dataclass(frozen=True)

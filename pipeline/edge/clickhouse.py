@@ -6,7 +6,7 @@ The address decides whether a ClickHouse server or the embedded warehouse answer
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Protocol, Self
 
 from clickhouse_driver import Client
 from clickhouse_driver import errors as driver_errors
@@ -85,6 +85,13 @@ def insert_settings(version: tuple[int, ...], token: str | None, partitions_max:
     if token is not None:
         settings["insert_deduplication_token"] = token
     return settings
+
+
+class Source(Protocol):
+    """What of `Warehouse` is used to ask it."""
+
+    def execute(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[object, ...]]:
+        """Run a query and return its rows."""
 
 
 class Warehouse:

@@ -10,9 +10,10 @@ the tally.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from pipeline.core.experiment.analysis.tally import Row, Tally
+from pipeline.edge.clickhouse import Source
 from pipeline.errors import HeraldError, SettingsError
 from pipeline.experiment_csv import Read
 from schemas.experiment import HOLDOUT_ID, Experiment, Kind
@@ -83,13 +84,6 @@ SELECT uniqExactIf(visitor, visitor != ''), uniqExactIf(decision_id, visitor = '
 WHERE decision_id >= %(low)s AND decision_id < %(high)s AND JSONHas(context, 'experiments', %(id)s)
   AND (empty(%(placements)s) OR hasAny(CAST(%(placements)s, 'Array(String)'), [placement_id, group_id]))
 """
-
-
-class Source(Protocol):
-    """What of `Warehouse` is used."""
-
-    def execute(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[object, ...]]:
-        """Run a statement."""
 
 
 class _Visitor(NamedTuple):

@@ -70,6 +70,28 @@ def test_ninety_five_pieces_at_ten_a_day_last_ten_days() -> None:
     assert found.early < 10 < found.late
 
 
+@pytest.mark.parametrize("odd", [1e4, 1e6, 1e9, 1e300])
+@pytest.mark.parametrize("day", [0, 40, 60, 99])
+def test_one_order_of_a_million_silences_no_warning(odd: float, day: int) -> None:
+    """Whoever can write an order could else hide that a sku runs out."""
+    days = [10.0] * 100
+    days[day] = odd
+    expected = forecast(days)
+    assert max(expected.daily) <= 1_000.0
+    assert runs_out(expected, 45.0).warns
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 1e12, 1e154, 1e300, 1.7e308, 5e-324]) | st.none(), min_size=1, max_size=120))
+@settings(max_examples=40, deadline=None)
+def test_demand_without_bounds_gives_a_risk_that_is_a_number(demand: list[float | None]) -> None:
+    if all(units is None for units in demand):
+        return
+    expected = forecast(demand)
+    assert max(expected.daily) <= 1e12
+    ends = runs_out(expected, 1e6)
+    assert 0.0 <= ends.risk <= 1.0
+
+
 def test_an_empty_stock_is_out_and_warned_of() -> None:
     assert runs_out(steady, 0) == RunsOut(0, 0, 0, 1.0, True)
 

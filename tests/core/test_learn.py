@@ -127,6 +127,13 @@ def test_a_fold_restored_from_its_state_goes_on_as_if_it_had_never_stopped() -> 
     assert msgspec.msgpack.decode(restored.fixed(), type=LearnFixed) == LearnFixed(3, MICROS + 5, 8)
 
 
+def test_a_trial_that_a_group_learns_from_as_well_counts_once_in_the_totals() -> None:
+    both = msgspec.structs.replace(outcome("a", 7, 7), chosen_by="outreach")
+    entries, fixed = learn([[both]])
+    assert sorted(entries) == ["home", "outreach"]
+    assert (fixed.trials, fixed.reward_micros) == (1, 7)
+
+
 def test_invented_action_ids_do_not_grow_a_placement_without_bound() -> None:
     fold = Learn(StateView())
     many = [outcome(f"a{number}", 0, 0) for number in range(ARMS_MAX + 3)]

@@ -228,6 +228,27 @@ def test_in_any_order_the_differences_add_up_to_the_same_reward(
     assert len(ends) == 1
 
 
+HOUR_MS = 3_600_000
+
+
+def test_what_follows_a_click_is_judged_when_it_comes_by_the_click_known_then() -> None:
+    """The order in the log counts, and only that: no window is opened or closed anew by what is told later."""
+    rules = OutcomeRules()
+    clicked, bought = response(CLICK, 5 * HOUR_MS), response(PURCHASE, 11 * HOUR_MS // 2, revenue=7 * EURO)
+    earlier = response(CLICK, 1 * HOUR_MS)
+    earned = {}
+    for name, order in {
+        "in order": [clicked, bought], "bought first": [bought, clicked],
+        "an earlier click after": [clicked, bought, earlier], "an earlier click before": [earlier, clicked, bought],
+    }.items():  # fmt: skip
+        decision = opened([GoalTerms("purchase", window_ms=HOUR_MS)])
+        effects = [take_response(decision, each, rules) for each in order]
+        assert Effect.EXPIRED not in effects
+        earned[name] = value_micros(decision)
+    assert earned == {"in order": 7 * EURO, "bought first": 0, "an earlier click after": 7 * EURO,
+                      "an earlier click before": 0}  # fmt: skip
+
+
 # Through the profile stage: what the log holds is all there is
 
 PAID = Choice("a", 0, 0.5, "c1", "a", b"", "l1", "action", 7, "g1", "2023-11-14", "", GOALS, WORTH)
