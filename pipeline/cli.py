@@ -162,7 +162,8 @@ def evaluate(settings: Settings, **wish: Any) -> int:
     """Say what another policy would have earned on the decisions in the warehouse.
 
     By the probabilities that each decision was logged with. Of a decision with several choices the first one counts.
-    A policy that learns is taken through the log in time, knowing at each decision what was known then.
+    A policy that learns is taken through the log in time, knowing at each decision what was known then. What it expects
+    of a creative at first comes, as in delivery, of those like it: by the features that are published now.
     Exit code 3 when the log cannot answer: it says why.
 
     \b

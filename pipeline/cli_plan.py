@@ -60,12 +60,18 @@ live_option = click.option(
 @click.option(
     "--budget",
     "limit",
-    type=click.Choice(["total", "daily"]),
-    default="total",
+    type=click.Choice(["daily", "total"]),
+    default="daily",
     show_default=True,
-    help="Which limit the file sets.",
+    help="Which limit the file sets: the money by the day, or what was spent since the line began + the money.",
 )
-@click.option("--days", type=click.IntRange(1, 3_660), help="That the money is for; of daily budgets.")
+@click.option(
+    "--days",
+    type=click.IntRange(1, 3_660),
+    help="That the money is for, of daily limits; without --data, the days on which the line spent.",
+)
+@click.option("--currency", default="", metavar="CODE", help="Only lines in it, of the warehouse's; as EUR.")
+@click.option("--campaign", "campaigns", multiple=True, metavar="ID", help="Only its lines, of the warehouse's.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @with_settings
 def allocate(settings: Settings, **wish: Any) -> int:
@@ -73,11 +79,15 @@ def allocate(settings: Settings, **wish: Any) -> int:
 
     A row is what one period (a day, a week, an ad) of a line cost and brought. Columns min and max bound a line; with
     a column channel beside the line, it is summed up by channel. It says old and new, what to expect with an interval,
-    and why; it applies nothing. Without --data, lines are the published ones, a day of the warehouse is a period, and
-    what it brought is the value of the goals that were reached.
+    and why; it applies nothing. Without --data, lines are those that are published, have a price and a schedule that
+    is not over; a day of the warehouse is a period, and what it brought is the value of the goals that were reached.
+    Others that spent are named and keep what they have. Lines of more than one currency are refused.
+
+    With --write, a limit stands for the money that is proposed, never for what was spent before: --budget daily is the
+    money / its days; --budget total asks the books of money what the line has spent since it began, and adds the money.
 
     \b
-    Example: herald plan allocate --data spend.csv --total 5000 --change-max 0.5 --write plan.yaml
+    Example: herald plan allocate --data spend.csv --total 5000 --change-max 0.5 --write plan.yaml --days 30
     """
     from pipeline.plan import AllocateWish, run_allocate
 

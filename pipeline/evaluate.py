@@ -11,13 +11,17 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.campaigns.database import url_of
 from pipeline.core.evaluate.estimate import Estimate, Evaluation, Method
 from pipeline.core.evaluate.fold import Counts, EvaluateRules, evaluate
 from pipeline.core.evaluate.intervals import Interval
 from pipeline.core.evaluate.targets import Spec
-from pipeline.edge.clickhouse import Warehouse
-from pipeline.edge.decision_log import DecisionLogReader, Read, Source, Span
+from pipeline.core.prior import Described, described
+from pipeline.delivery.arms import features_of
+from pipeline.edge.clickhouse import Source, Warehouse
+from pipeline.edge.decision_log import DecisionLogReader, Read, Span
 from pipeline.evaluate_policy import read_policy
+from pipeline.plan_live import published
 from pipeline.settings import Settings
 
 REFUSED: Final = 3
@@ -57,9 +61,9 @@ class Answer:
     read: Read
 
 
-def ask(warehouse: Source, wish: Wish, spec: Spec) -> Answer:
-    """Read the log and evaluate a policy on it. Raises what the warehouse raises."""
-    target = spec.target()
+def ask(warehouse: Source, wish: Wish, spec: Spec, known: Described | None = None) -> Answer:
+    """Read the log and evaluate a policy on it. known: see Spec. Raises what the warehouse raises."""
+    target = spec.target(known)
     from_ms = _ms(wish.since)
     # What was decided before counts for nothing but the learning of a policy that learns.
     span = Span(wish.placement, 0 if target.learns else from_ms, _ms(wish.until))
@@ -72,12 +76,26 @@ def run(settings: Settings, console: Console, wish: Wish) -> int:
     """Evaluate and print; 0, or 3 where the log cannot answer. Raises SettingsError for a wrong policy file."""
     spec = read_policy(wish.policy)
     with Warehouse.from_url(settings.warehouse_url, ANSWER_S) as warehouse:
-        answer = ask(warehouse, wish, spec)
+        known = creatives_of(settings, wish.placement) if spec.wants_features else None
+        answer = ask(warehouse, wish, spec, known)
     if wish.as_json:
         console.print_json(json.dumps(as_object(answer, wish)))
     else:
         show(answer, wish, console)
     return REFUSED if answer.evaluation.refusals else 0
+
+
+def creatives_of(settings: Settings, placement: str) -> Described | None:
+    """Return the placement's creatives with features as they are published now, as delivery knows them; None: none has.
+
+    Those that have ended since the log was written are not among them, nor are they in delivery. One whose features
+    were changed since has the new ones from the beginning. Raises Retryable where the store is away.
+    """
+    url = url_of(settings)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        return None  # nothing was ever published, and asking would make the store
+    place = published(settings).placements.get(placement)
+    return described(features_of(place)) if place is not None else None
 
 
 def as_object(answer: Answer, wish: Wish) -> dict[str, object]:

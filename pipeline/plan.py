@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -20,6 +20,7 @@ from pipeline.settings import Settings
 
 Limit = Literal["total", "daily"]
 LINES_MAX: Final = 500
+LEFT_OUT_MAX: Final = 20
 _BY: Final = ("line", "channel", "campaign", "segment", "name")
 _SPEND: Final = ("spend", "spent", "cost")
 _VALUE: Final = ("value", "revenue", "conversions")
@@ -28,8 +29,8 @@ _VALUE: Final = ("value", "revenue", "conversions")
 @dataclass(frozen=True)
 class AllocateWish:
     """What is asked. file: None = so many days_back of the warehouse. by: columns that name a line, with commas.
-    total: in the file's currency; "" = what was spent.
-    spend, value, by: "" = by their usual names. The rest as in AllocateRules.
+    total: in the file's currency; "" = what was spent. currency, campaigns: of the warehouse's lines.
+    spend, value, by: "" = by their usual names. limit, days: see `plan_apply.Target`. The rest as in AllocateRules.
     """
 
     file: Path | None
@@ -42,9 +43,11 @@ class AllocateWish:
     change_max: float | None = None
     as_json: bool = False
     write: Path | None = None
-    limit: Limit = "total"
+    limit: Limit = "daily"
     days: int | None = None
     days_back: int = 30
+    currency: str = ""
+    campaigns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,15 @@ class Read:
     """What was read. unspent: periods without spend, which are left out; unspent_value: what came in them.
 
     channels: line -> its channel, where the file has a column of that name beside those that name a line.
+    left_out: line of the warehouse -> why it is in no proposal. currency: of all; "" = the file does not say.
     """
 
     lines: list[Line]
     unspent: int
     unspent_value: float
     channels: dict[str, str]
+    left_out: dict[str, str] = field(default_factory=dict)
+    currency: str = ""
 
 
 class Mixed(NamedTuple):
@@ -76,7 +82,9 @@ def run_allocate(settings: Settings, console: Console, wish: AllocateWish) -> in
 
     Raises SettingsError for a wrong file, bounds or total, or where the proposal's lines are not those of the store.
     """
-    read = read_lines(wish, wish.file) if wish.file is not None else _read_live(settings, wish.days_back)
+    if wish.file is not None and (wish.currency or wish.campaigns):
+        raise SettingsError("--currency, --campaign: they choose among the warehouse's lines; expected no --data")
+    read = read_lines(wish, wish.file) if wish.file is not None else _read_live(settings, wish)
     total = sum(line.spent_micros for line in read.lines)
     if wish.total:
         given = amount(wish.total)
@@ -87,27 +95,42 @@ def run_allocate(settings: Settings, console: Console, wish: AllocateWish) -> in
         found = allocate(read.lines, total, AllocateRules(wish.caution, wish.explore, wish.change_max))
     except ValueError as error:
         raise SettingsError(f"{wish.file or 'the warehouse'}: {error}") from None
-    if wish.write is not None:
-        from pipeline.plan_apply import Target, write_plan
-
-        write_plan(settings, found, str(wish.file or "the warehouse"), Target(wish.write, wish.limit, wish.days))
+    means = _write(settings, found, read, wish)
     if wish.as_json:
         mixed = [one._asdict() for one in mix(found, read.channels)]
-        console.print_json(json.dumps(as_object(found) | {"channels": mixed}))
-    else:
-        show(found, read, console)
-        if wish.write is not None:
-            said = f"written to {wish.write}: read it, then `herald plan apply {wish.write}`"
-            console.print(said, highlight=False, soft_wrap=True, markup=False)
+        more = {"channels": mixed, "currency": read.currency, "left_out": read.left_out, "budgets": means}
+        console.print_json(json.dumps(as_object(found) | more))
+        return 0
+    show(found, read, console)
+    said = [f"lines/{name} {meant}" for name, meant in means.items()]
+    said += [f"written to {wish.write}: read it, then `herald plan apply {wish.write}`"] if wish.write else []
+    for line in said:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
-def _read_live(settings: Settings, days: int) -> Read:
-    from pipeline.plan_live import spent
+def _write(settings: Settings, found: Proposal, read: Read, wish: AllocateWish) -> dict[str, str]:
+    """Write the plan where that is asked for; return line -> what its limit is made of, {} where nothing is written."""
+    if wish.write is None:
+        return {}
+    from pipeline.plan_apply import Target, write_plan
 
-    lines, channels = spent(settings, days)
+    # Of the warehouse's lines a period is a day: what is proposed is for as many of them as the line spent in.
+    days: dict[str, int] = {}
+    for line in read.lines:
+        if wish.days is not None:
+            days[line.name] = wish.days
+        elif wish.file is None:
+            days[line.name] = sum(point.spend_micros > 0 for point in line.points)
+    return write_plan(settings, found, str(wish.file or "the warehouse"), Target(wish.write, wish.limit, days))
+
+
+def _read_live(settings: Settings, wish: AllocateWish) -> Read:
+    from pipeline.plan_live import Scope, spent
+
+    lines, channels, left_out, currency = spent(settings, Scope(wish.days_back, wish.currency, wish.campaigns))
     idle = [point for line in lines for point in line.points if not point.spend_micros]
-    return Read(lines, len(idle), sum(point.value for point in idle), channels)
+    return Read(lines, len(idle), sum(point.value for point in idle), channels, left_out, currency)
 
 
 def read_lines(wish: AllocateWish, file: Path) -> Read:
@@ -206,7 +229,11 @@ def show(found: Proposal, read: Read, console: Console) -> None:
             f"{by.value_new:,.1f}; a unit more brings {by.marginal:.3g}"
         )
         console.print(said, highlight=False, soft_wrap=True, markup=False)
-    old, new = _money(found.old_micros), _money(found.total_micros)
+    for name, why in list(read.left_out.items())[:LEFT_OUT_MAX]:
+        console.print(f"left out: {name} {why}", highlight=False, soft_wrap=True, markup=False)
+    if len(read.left_out) > LEFT_OUT_MAX:
+        console.print(f"left out: {len(read.left_out) - LEFT_OUT_MAX:,} more", highlight=False)
+    old, new = _money(found.old_micros), f"{_money(found.total_micros)} {read.currency}".rstrip()
     for line in (
         f"total {old} -> {new}; value {found.value_old.mean:,.1f} -> {found.value_new.mean:,.1f} "
         f"({_ends(found.value_new)}), gain {found.gain.mean:+,.1f} ({_ends(found.gain)}), "

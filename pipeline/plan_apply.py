@@ -4,9 +4,9 @@ The file holds, for each line, the version that the proposal was made from. One 
 somebody has changed one meanwhile, it says which, and nothing is stored.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -20,18 +20,25 @@ from pipeline.campaigns.database import Database, url_of
 from pipeline.campaigns.refusals import Reason, Refused
 from pipeline.campaigns.store import Changes, Store
 from pipeline.core.allocate import Proposal, Proposed
+from pipeline.core.response import MICROS
 from pipeline.described import checked, read
 from pipeline.edge.clock import now_ms
 from pipeline.errors import HeraldError, SettingsError
 from pipeline.plan import Limit
+from pipeline.plan_live import one_currency, spent_so_far
 from pipeline.settings import Settings
-from schemas.campaign import Budget, Key, Line, Stored
+from schemas.campaign import Budget, Campaign, Key, Line, Status, Stored
 
 _HEAD: Final = """\
 # Proposed by `herald plan allocate`; nothing is applied yet. Read it, change budgets as you like, then:
 #   herald plan apply {name}
-# Money in micros. A line's total_micros counts all that it has spent since it began.
+# Money in micros. {what}
 """
+_WHAT: Final[Mapping[Limit, str]] = {
+    "daily": "This plan sets daily_micros: a line's new money, by the day. A total_micros stays as it was.",
+    "total": "This plan sets total_micros: what a line had spent since it began, and its new money. It may spend the\n"
+    "# latter from now on, as fast as its pacing lets it. A daily_micros stays as it was.",
+}
 
 
 class _Part(BaseModel):
@@ -39,12 +46,13 @@ class _Part(BaseModel):
 
 
 class PlannedLine(_Part):
-    """What a line's budget is to be. version: that the proposal was made from. was, expects, why: for people."""
+    """What a line's budget is to be. version: that the proposal was made from. was, means, …: for people."""
 
     id: Key
     version: Annotated[int, Field(ge=1)]
     budget: Budget
     was: Budget | None = None
+    means: str = ""
     expects: str = ""
     why: str = ""
 
@@ -68,11 +76,15 @@ class PlanFile(_Part):
 
 @dataclass(frozen=True)
 class Target:
-    """Where a proposal goes. limit: which of a line's limits it sets. days: that its money is for, of daily ones."""
+    """Where a proposal goes. limit: which of a line's limits it sets. days: line -> those that its money is for.
+
+    A daily limit is the money / the days. A total is what the line has spent since it began + the money: a limit of the
+    money alone would be one that a line which has spent more passed long ago, and it would stop at once.
+    """
 
     file: Path
-    limit: Limit = "total"
-    days: int | None = None
+    limit: Limit = "daily"
+    days: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,44 +99,85 @@ class _NotStored(HeraldError):
     """Ends the transaction of a dry run."""
 
 
-def write_plan(settings: Settings, found: Proposal, source: str, target: Target) -> None:
-    """Write a proposal for the lines of the store, whose ids are the proposal's names.
+def write_plan(
+    settings: Settings,
+    found: Proposal,
+    source: str,
+    target: Target,
+    so_far: Callable[[Settings], Mapping[str, int]] = spent_so_far,
+) -> dict[str, str]:
+    """Write a proposal for the lines of the store, whose ids are the proposal's names; return line -> what it means.
 
-    Raises SettingsError where one is no line of the store, has no price, or days are missing; Retryable.
+    so_far: gives what lines have spent since they began, micros; asked only where totals are set.
+    Raises SettingsError where one is no line of the store, has no price or has ended, where they are of more than one
+    currency, or days are missing; Retryable.
     """
-    if target.limit == "daily" and target.days is None:
-        raise SettingsError("--budget daily: expected --days as well, which the money is for")
+    if target.limit == "daily" and not all(one.name in target.days for one in found.lines):
+        raise SettingsError(
+            "--days: expected for how many days the money of the file is, for daily limits; or --budget total"
+        )
+    spent = so_far(settings) if target.limit == "total" else {}
     with closing(Database(url_of(settings))) as database:
         database.migrate()
         store = Store(database)
-        lines = [_planned(one, store.get("lines", one.name), target) for one in found.lines]
+        known = {one.name: _line(one.name, store.get("lines", one.name)) for one in found.lines}
+        one_currency({name: _currency(store, line) for name, (line, _) in known.items()})
+        lines = [_planned(one, *known[one.name], target, spent.get(one.name, 0)) for one in found.lines]
     content = PlanFile(plan="budgets", made=datetime.now(UTC).isoformat(), source=source, lines=lines)
     text = yaml.safe_dump(
         content.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=120
     )
     try:
-        target.file.write_text(_HEAD.format(name=target.file) + text, "utf-8")
+        target.file.write_text(_HEAD.format(name=target.file, what=_WHAT[target.limit]) + text, "utf-8")
     except OSError as error:
         raise SettingsError(f"{target.file}: {error.strerror}; expected a file that can be written") from error
+    return {line.id: line.means for line in lines}
 
 
-def _planned(one: Proposed, stored: Stored | None, target: Target) -> PlannedLine:
+def _line(name: str, stored: Stored | None) -> tuple[Line, int]:
+    """Return a line and its version."""
     if stored is None:
-        raise SettingsError(f"line {one.name!r}: no lines/{one.name} in the store; expected the ids of its lines")
+        raise SettingsError(f"line {name!r}: no lines/{name} in the store; expected the ids of its lines")
     line = Line.model_validate(stored.body)
+    if stored.status is Status.ENDED:
+        raise SettingsError(f"lines/{line.id} has ended, which is for ever; expected lines that have not")
     if line.price is None:
         raise SettingsError(f"lines/{line.id} has no price, so it spends nothing; expected lines with a price")
-    micros = max(1, one.new_micros if target.days is None or target.limit == "total" else one.new_micros // target.days)
+    return line, stored.version
+
+
+def _currency(store: Store, line: Line) -> str:
+    campaign = store.get("campaigns", line.campaign)
+    assert campaign is not None, f"campaigns/{line.campaign}: nothing is deleted from the store"
+    return Campaign.model_validate(campaign.body).currency
+
+
+def _planned(one: Proposed, line: Line, version: int, target: Target, spent_micros: int) -> PlannedLine:
+    if target.limit == "daily":
+        days = max(1, target.days[one.name])
+        micros = max(1, one.new_micros // days)
+        means = f"daily limit {_money(micros)}: {_money(one.new_micros)} over {days} days"
+    else:
+        micros = max(1, spent_micros + one.new_micros)
+        means = f"total limit {_money(micros)}: {_money(spent_micros)} spent since it began + {_money(one.new_micros)}"
+    assert line.price is not None, f"lines/{line.id}: it had a price"
+    if micros < line.price.each_micros + (spent_micros if target.limit == "total" else 0):
+        means += f"; less than one {line.price.per.value} costs, so it stops"
     before = line.budget.model_dump() if line.budget is not None else {}
     value = one.value_new
     return PlannedLine(
         id=line.id,
-        version=stored.version,
+        version=version,
         budget=Budget.model_validate({**before, f"{target.limit}_micros": micros}),
         was=line.budget,
+        means=means,
         expects=f"value {value.mean:,.1f} ({value.low:,.1f} to {value.high:,.1f}), was {one.value_old.mean:,.1f}",
         why=one.why,
     )
+
+
+def _money(micros: int) -> str:
+    return f"{micros / MICROS:,.2f}"
 
 
 def apply_plan(settings: Settings, console: Console, wish: ApplyWish) -> int:

@@ -11,6 +11,7 @@ other can learn from. Categories and all that is not named here share columns by
 """
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -65,6 +66,12 @@ class Blend:
         self._trust = trials / (trials + OWN_TRIALS)
         self._last: _Actions | None = None
         self._seen: tuple[Mapping[str, object], Vector] = {}, CONTEXTS.vector({})
+
+    def apart(self) -> "Blend":
+        """See LinearModel."""
+        found = copy(self)
+        found.shared, found._last = self.shared.apart(), None
+        return found
 
     def scores(
         self, action_ids: Sequence[str], context: Mapping[str, object], features: Sequence[Mapping[str, object]]

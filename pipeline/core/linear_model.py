@@ -9,7 +9,8 @@ since the best ones share what the others leave; and another machine's last bits
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from copy import copy
+from typing import Final, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,9 @@ class LinearModel(Protocol):
     @property
     def reward_micros(self) -> int:
         """What they have earned in all, in millionths."""
+
+    def apart(self) -> Self:
+        """Return the same model for another thread: scores of one are asked for by one thread."""
 
     def scores(
         self, action_ids: Sequence[str], context: Mapping[str, object], features: Sequence[Mapping[str, object]]
@@ -136,6 +140,10 @@ class ArmRidges:
         """The sums it was made from, in the order of the rows from 1 on."""
         return self._arms
 
+    def apart(self) -> "ArmRidges":
+        """See LinearModel: nothing here ever changes."""
+        return self
+
     def lesson(self, context: Mapping[str, object], features: Mapping[str, object]) -> Lesson:
         """See LinearModel: the context alone."""
         return Lesson(self.space, _NO_COLUMNS, self._space.vector(context))
@@ -173,6 +181,12 @@ class SharedRidge:
         is_same = before is not None and before._actions == actions
         self._cache = before._cache if before is not None and is_same else _ActionVectors(actions)
 
+    def apart(self) -> "SharedRidge":
+        """Return the same ridge for another thread: with a cache of its own, which is all that ever changes here."""
+        found = copy(self)
+        found._cache = _ActionVectors(self._actions)
+        return found
+
     def scores(
         self, action_ids: Sequence[str], context: Mapping[str, object], features: Sequence[Mapping[str, object]]
     ) -> Floats:
@@ -200,7 +214,8 @@ class SharedRidge:
 class _ActionVectors:
     """Vectors of action features that were seen before: hashing a thousand actions anew would cost milliseconds.
 
-    Equal keys have equal vectors (True, 1 and 1.0 are one number), so what is cached changes no score.
+    Equal keys have equal vectors (True, 1 and 1.0 are one number), so what is cached changes no score. For one thread:
+    two that add at once could give one row to two keys.
     """
 
     def __init__(self, space: FeatureSpace) -> None:

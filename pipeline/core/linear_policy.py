@@ -13,6 +13,7 @@ all decisions for thousands of rounds (measured: 2.3 times the regret).
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import ClassVar, Final, NamedTuple, Self
 
 import numpy as np
@@ -77,6 +78,12 @@ class LinearPolicy(Policy):
         self.trials = model.trials if model is not None else 0
         self.rewards = max(0.0, model.reward_micros / MICROS) if model is not None else 0.0
         self.drawing = self._drawing()
+
+    def apart(self) -> Self:
+        """See Policy: its model remembers what it was asked."""
+        found = copy(self)
+        found.model = self.model.apart() if self.model is not None else None
+        return found
 
     @classmethod
     def from_log(cls, rules: Mapping[str, float]) -> Self:

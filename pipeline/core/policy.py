@@ -61,6 +61,10 @@ class Policy(ABC):
         self.rules = rules
         self.priors = priors if priors is not None else Priors(rules.prior_mean)
 
+    def apart(self) -> Self:
+        """Return the same policy for another thread to ask, beside the one that decides."""
+        return self
+
     @abstractmethod
     def scores(self, action_ids: Sequence[str]) -> list[float]:
         """Return one number for each action, in the same order: what `probabilities` weighs."""

@@ -1,5 +1,6 @@
 """What is learnt of the published creatives, as metrics: learning that ops can watch."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from pipeline.core.catalogue import Catalogue, LivePlacement
@@ -13,13 +14,23 @@ SERIES_MAX: Final = 200
 _UNTRIED: Final = ArmStatistics()
 
 
+def features_of(place: LivePlacement) -> dict[str, Mapping[str, object]]:
+    """Return what each published creative of a place is like: id -> its features."""
+    return {creative.id: creative.features for line in place.lines for creative in line.creatives}
+
+
 def shares(place: LivePlacement, policy: Policy, most: int = SERIES_MAX) -> dict[str, float]:
     """Return what each published creative of a place, or member of a group, gets of its decisions, were none excluded.
 
-    most: so many creatives, the first ones by name.
+    By the creatives' features, of a visitor of whom nothing is known in a request that says nothing: policies that go
+    by context give others other shares. most: so many creatives, the first ones by name. For any thread.
     """
-    ids = place.body.members[:most] or sorted({one.id for line in place.lines for one in line.creatives})[:most]
-    return dict(zip(ids, policy.probabilities(policy.scores(ids)), strict=True)) if ids else {}
+    features = features_of(place)
+    ids = place.body.members[:most] or sorted(features)[:most]
+    if not ids:
+        return {}
+    scores = policy.apart().scores_for(ids, {}, [features.get(one, {}) for one in ids])
+    return dict(zip(ids, policy.probabilities(scores), strict=True))
 
 
 def show_arms(catalogue: Catalogue, memory: Memory) -> None:

@@ -47,7 +47,10 @@ class BudgetState(BaseModel):
 
 
 class CreativeState(BaseModel):
-    """A creative. shares: placement -> the share of its decisions that it gets now, were nothing excluded."""
+    """A creative. shares: placement -> the share of its decisions that it gets now, were nothing excluded.
+
+    Of a visitor of whom nothing is known, where the placement's policy goes by the visitor and the request as well.
+    """
 
     id: str
     name: str

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.core.learning_curve import Cell, curves, drifts, regret
-from pipeline.core.policy import PolicyRules
+from pipeline.core.learning_curve import Cell, Point, curves, drifts, regret
+from pipeline.core.policy import Policy
 from pipeline.delivery.api import ArmCurve, ArmPoint, DriftAlarm, LearningAnswer, RegretOut
 from pipeline.delivery.reports import Span
 from pipeline.edge.rewards import read_cells
@@ -17,14 +17,20 @@ ARMS_MAX: Final = 100
 
 
 def learning(
-    placement: str, span: Span, cells: Sequence[Cell], rules: PolicyRules, worth_micros: int = 0
+    placement: str, span: Span, cells: Sequence[Cell], policy: Policy, worth_micros: int = 0
 ) -> LearningAnswer:
     """Return how a placement has learnt.
 
-    cells: as `read_cells` gives them. rules: of its policy. worth_micros: what a reward of 1 is worth there.
+    cells: as `read_cells` gives them. policy: as it is now; the prior in the curves is what it expects of each arm.
+    worth_micros: what a reward of 1 is worth there.
     """
-    points = curves(cells, rules.prior_mean, rules.prior_trials)
-    shown = sorted(points, key=lambda arm: -sum(point.trials for point in points[arm]))[:ARMS_MAX]
+    by_arm: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_arm.setdefault(cell.arm, []).append(cell)
+    shown = sorted(by_arm, key=lambda arm: -sum(cell.trials for cell in by_arm[arm]))[:ARMS_MAX]
+    points: dict[str, list[Point]] = {}
+    for arm in shown:
+        points |= curves(by_arm[arm], policy.priors.of(arm), policy.rules.prior_trials)
     lost = regret(cells)
     return LearningAnswer(
         placement=placement,
@@ -53,7 +59,7 @@ def learning(
             each=lost.each,
         ),
         drifts=[DriftAlarm(**found._asdict()) for found in drifts(cells)],
-        truncated=len(points) > ARMS_MAX,
+        truncated=len(by_arm) > ARMS_MAX,
     )
 
 

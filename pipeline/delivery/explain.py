@@ -1,7 +1,7 @@
 """What delivery knows, for people and programs to read: a decision, a profile, a model."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -107,17 +107,22 @@ def of_profile(visitor: str, found: Found, degraded: Sequence[str]) -> ProfileAn
 
 
 def of_model(
-    placement: str, found: PlacementPolicy, time_ms: int, degraded: Sequence[str], worth_micros: int = 0
+    placement: str,
+    found: PlacementPolicy,
+    time_ms: int,
+    degraded: Sequence[str],
+    worth_micros: int = 0,
+    features: Mapping[str, Mapping[str, object]] = {},
 ) -> ModelAnswer:
     """Return a placement's arms, the most tried first, those with features that wait for their first trial among them.
 
     time_ms: now. worth_micros: what a reward of 1 is worth there.
-    Shares of a linear policy are those in a context of which nothing is known.
+    Shares of a linear policy are those in a context of which nothing is known. features: of the published creatives.
     """
     policy = found.policy
     sums = dict.fromkeys(policy.priors.by_action, _UNTRIED) | policy.arms
     ids = sorted(sums, key=lambda action_id: (-sums[action_id].trials, action_id))
-    shares = policy.probabilities(policy.scores(ids)) if ids else []
+    shares = policy.probabilities(policy.scores_for(ids, {}, [features.get(one, {}) for one in ids])) if ids else []
     arms = []
     for action_id, share in zip(ids, shares, strict=True):
         arm, prior = sums[action_id], policy.priors.of(action_id)

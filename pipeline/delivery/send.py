@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
-from pipeline import money
 from pipeline.core.catalogue import Catalogue, LiveCreative, LiveLine
 from pipeline.core.decide import time_of, uniform
 from pipeline.core.send_time import (
@@ -28,7 +27,6 @@ from pipeline.delivery.offer import Offer, Sending, Whom
 from pipeline.delivery.reports import Source
 from pipeline.edge.clock import now_ms
 from pipeline.errors import HeraldError
-from pipeline.settings import Settings
 from schemas.campaign import DAY_MS, HOUR_MS, Channel
 from schemas.outcome import Choice, DecisionLog
 from schemas.pacing import HourResponse
@@ -48,17 +46,22 @@ DAYS_MIN: Final = 7
 EXPLORED: Final = 0.1
 """Share of sends at any allowed hour: without them nothing would be learnt of the others."""
 
+# A decision is one send, whatever it holds: of the line of its first choice, by which its hour was chosen.
 SENDS: Final = """
-SELECT placement_id, line_id, toHour(sent, 'UTC') AS hour, uniqExact(decision_id),
-  uniqExactIf(decision_id, toUnixTimestamp(clicked) > 0 OR conversions > 0)
-FROM outcomes FINAL
-WHERE decided >= fromUnixTimestamp64Milli(%(from_ms)s, 'UTC') AND is_bot = 0 AND toUnixTimestamp(sent) > 0
-  AND sent < fromUnixTimestamp64Milli(%(to_ms)s, 'UTC')
-GROUP BY placement_id, line_id, hour
+SELECT place, line, hour, count(), countIf(is_answered)
+FROM (
+  SELECT any(placement_id) AS place, argMin(line_id, rank) AS line, toHour(min(sent), 'UTC') AS hour,
+    max(toUnixTimestamp(clicked) > 0 OR conversions > 0) AS is_answered
+  FROM outcomes FINAL
+  WHERE decided >= fromUnixTimestamp64Milli(%(from_ms)s, 'UTC') AND toUnixTimestamp(sent) > 0
+    AND sent < fromUnixTimestamp64Milli(%(to_ms)s, 'UTC')
+  GROUP BY decision_id HAVING max(is_bot) = 0
+)
+GROUP BY place, line, hour
 """
 VISITS: Final = """
-SELECT toHour(start, 'UTC') AS hour, uniq(visitor, start), uniqExact(toDate(start, 'UTC'))
-FROM sessions WHERE start >= fromUnixTimestamp64Milli(%(from_ms)s, 'UTC') AND is_bot = 0 GROUP BY hour
+SELECT toHour(start, 'UTC') AS hour, count(), uniqExact(toDate(start, 'UTC'))
+FROM sessions FINAL WHERE start >= fromUnixTimestamp64Milli(%(from_ms)s, 'UTC') AND is_bot = 0 GROUP BY hour
 """
 
 
@@ -134,9 +137,8 @@ def _add_visits(counts: HourResponse, visits: Mapping[int, int]) -> None:
 class SendTimes:
     """Says when to send. `set` belongs to the event loop's thread; another one brings `hours` up to date."""
 
-    def __init__(self, settings: Settings, catalogue: Callable[[], Catalogue]) -> None:
+    def __init__(self, catalogue: Callable[[], Catalogue]) -> None:
         """catalogue: gives what is published now."""
-        self._rules = money.rules(settings)
         self._catalogue = catalogue
         self._stopping = threading.Event()
         self.hours = Hours(catalogue())
@@ -172,12 +174,14 @@ class SendTimes:
     def set(self, made: DecisionLog, offer: Offer, whom: Whom) -> Offer:
         """Write into a decision's choices when to send, and return the offer with it. offer.channel: one of SENT.
 
-        It is the next moment of the best hour of the next 24 at which all of the lines and campaigns are open: within
-        what is reserved of money and goods for the choices, where something is.
+        It is the next moment of the best hour of the next 24 at which all of the lines and campaigns are open. Where
+        money or a piece is reserved for a choice it is sent at once: a reservation is counted from the decision, and
+        each minute of waiting would be one in which a click is still paid for, or the piece still held.
         """
         time_ms, lines = time_of(made.decision_id), _lines(made.choices, offer)
         tables = [table for line in lines for table in (line.timetable, line.campaign.timetable)]
-        moments = openings(tables, time_ms, time_ms + self._horizon_ms(made.choices))
+        is_reserved = any(choice.pays_for or choice.holds for choice in made.choices)
+        moments = {} if is_reserved else openings(tables, time_ms, time_ms + DAY_MS)
         moments.setdefault(time_ms // HOUR_MS % 24, time_ms)
         rules = replace(DEFAULT, allowed=frozenset(moments))
         profile = whom.found.state.profile if whom.found.state is not None else None
@@ -187,12 +191,6 @@ class SendTimes:
         for choice in made.choices:
             choice.send_ms = send_ms
         return replace(offer, sending=Sending(send_ms, advice, is_explored))
-
-    def _horizon_ms(self, choices: Sequence[Choice]) -> int:
-        """How far ahead may be planned: what is sent after its reservation is over would be nobody's to pay."""
-        windows = [self._rules.window_ms(choice.pays_for) for choice in choices if choice.pays_for]
-        holds = [choice.hold_ms for choice in choices if choice.holds]
-        return min([DAY_MS, *windows, *holds])
 
 
 def _hour(decision_id: str, advice: SendTime, hours: Sequence[int]) -> tuple[int, bool]:

@@ -4,14 +4,15 @@ A decision's id begins with its time, so a range of ids is a range of time and o
 own part of `decisions` and `outcomes` and no more. Memory holds one chunk, whatever the log's length.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from pipeline.core.decide import MADE_ELSEWHERE
 from pipeline.core.evaluate.logged import Logged
+from pipeline.edge.clickhouse import Source
 from schemas.outcome import GroupLog
 
 ROWS_MAX: Final = 10_000
@@ -38,18 +39,12 @@ WHERE (placement_id = %(placement)s OR group_id = %(placement)s) AND decision_id
 ORDER BY decision_id LIMIT 1 BY decision_id LIMIT %(rows)s
 """
 _OUTCOMES: Final = """
-SELECT decision_id, action_id, toUnixTimestamp64Milli(impressed), toUnixTimestamp64Milli(clicked), reward_micros, is_bot
+SELECT decision_id, action_id, toUnixTimestamp64Milli(impressed),
+       toUnixTimestamp64Milli(if(toUnixTimestamp(rewarded) > 0, rewarded, clicked)), reward_micros, is_bot
 FROM outcomes FINAL
 WHERE (placement_id = %(placement)s OR chosen_by = %(placement)s) AND decision_id >= %(low)s
   AND decision_id <= %(high)s
 """
-
-
-class Source(Protocol):
-    """What of `Warehouse` is used."""
-
-    def execute(self, sql: str, params: Mapping[str, object] | None = None) -> list[tuple[object, ...]]:
-        """Run a statement."""
 
 
 class Span(NamedTuple):
@@ -77,7 +72,7 @@ class _Choice(msgspec.Struct):
 
 _read_group = msgspec.json.Decoder(GroupLog).decode
 _read_choices = msgspec.json.Decoder(list[_Choice]).decode
-_Outcomes = dict[tuple[str, str], tuple[int, int, int, bool]]  # shown, clicked, reward, is bot
+_Outcomes = dict[tuple[str, str], tuple[int, int, int, bool]]  # shown, rewarded, reward, is bot
 
 
 @dataclass(frozen=True)
@@ -159,7 +154,7 @@ class DecisionLogReader:
             if choice is None:
                 self.read.empty += 1
                 continue
-            shown_ms, clicked_ms, reward, is_bot = outcomes.get((row[0], choice.action_id), (0, 0, 0, False))
+            shown_ms, rewarded_ms, reward, is_bot = outcomes.get((row[0], choice.action_id), (0, 0, 0, False))
             if is_bot:
                 self.read.bots += 1
                 continue
@@ -173,7 +168,7 @@ class DecisionLogReader:
                 propensities=() if row[2] == MADE_ELSEWHERE else row[5],
                 reward_micros=reward,
                 shown_ms=shown_ms,
-                rewarded_ms=clicked_ms,
+                rewarded_ms=rewarded_ms,
                 context=msgspec.json.decode(row[6]) if row[6] else {},
                 features=msgspec.json.decode(row[7]) if row[7] else {},
             )

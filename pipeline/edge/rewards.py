@@ -1,17 +1,27 @@
-"""What each arm was given and earned, by interval, from the warehouse's outcomes: what learning is judged by."""
+"""What each arm was given and earned, by interval, from the warehouse's outcomes: what learning is judged by.
+
+Of a decision's choices only the first counts. The others are drawn given those before them, and that is what their
+propensity says: 1 / propensity would weigh them as if they had been drawn from all. Rows of before the column `rank`
+say 0 and so count whatever their place: what spans that upgrade is as it was, until those days are past.
+"""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from pipeline.core.learning_curve import Cell
+from pipeline.edge.clickhouse import Source
+from pipeline.errors import HeraldError
 
 BUCKETS: Final[Mapping[str, str]] = {
     "minute": "toStartOfMinute(decided)", "hour": "toStartOfHour(decided)", "day": "toStartOfDay(decided)",
 }  # fmt: skip
+CELLS_MAX: Final = 200_000
+"""Of one answer, by arms and intervals: some 100 MB. A day by the hour has room for 8,000 arms."""
 _IN_TIME: Final = """decided >= fromUnixTimestamp64Milli(%(from_ms)s, 'UTC')
   AND decided < fromUnixTimestamp64Milli(%(to_ms)s, 'UTC')"""
-_SEEN: Final = f"is_bot = 0 AND toUnixTimestamp(impressed) > 0 AND propensity > 0 AND {_IN_TIME}"
+_SEEN: Final = f"rank = 0 AND is_bot = 0 AND toUnixTimestamp(impressed) > 0 AND propensity > 0 AND {_IN_TIME}"
 
 # A group's arms are the placements that it chose, with its own probabilities.
 _OUTCOMES: Final = f"""
@@ -23,7 +33,7 @@ FROM (
     if(chosen_by = %(placement)s, group_propensity, propensity) AS p
   FROM outcomes FINAL WHERE (placement_id = %(placement)s OR chosen_by = %(placement)s) AND {_SEEN}
 )
-GROUP BY bucket, arm ORDER BY bucket, arm
+GROUP BY bucket, arm ORDER BY bucket, arm LIMIT %(most)s
 """  # noqa: S608
 _DECISIONS: Final = f"""
 SELECT toUnixTimestamp({{bucket}}) AS bucket, arm, avg(share)
@@ -32,8 +42,8 @@ FROM decisions FINAL ARRAY JOIN
      arrayMap(one -> toString(one), candidates)) AS arm,
   if(group_id = %(placement)s, JSONExtract(group_log, 'propensities', 'Array(Float64)'),
      arrayMap(one -> toFloat64(one), propensities)) AS share
-WHERE (placement_id = %(placement)s OR group_id = %(placement)s) AND {_IN_TIME}
-GROUP BY bucket, arm
+WHERE (placement_id = %(placement)s OR group_id = %(placement)s) AND {_IN_TIME} AND has(%(arms)s, arm)
+GROUP BY bucket, arm LIMIT %(most)s
 """  # noqa: S608
 _BUSIEST: Final = f"""
 SELECT arrayJoin([toString(placement_id), toString(chosen_by)]) AS placement, count() AS many
@@ -42,11 +52,8 @@ GROUP BY placement HAVING placement != '' ORDER BY many DESC, placement LIMIT %(
 """  # noqa: S608
 
 
-class Source(Protocol):
-    """The warehouse."""
-
-    def execute(self, sql: str, params: Any = None) -> list[tuple[object, ...]]:
-        """Return a query's rows."""
+class TooMany(HeraldError):
+    """An answer would have more cells than fit; the text says what to ask for instead."""
 
 
 class Span(Protocol):
@@ -65,20 +72,33 @@ class Span(Protocol):
         """What it is cut into."""
 
 
-def read_cells(warehouse: Source, placement: str, span: Span, with_shares: bool = True) -> list[Cell]:
-    """Return what each arm was given and earned, by interval, oldest first. Raises what the warehouse raises.
+def read_cells(warehouse: Source, placement: str, span: Span, arms_max: int = 0) -> list[Cell]:
+    """Return what each arm was given and earned, by interval, oldest first.
 
-    with_shares: also with which probability, from the decisions.
+    arms_max: of so many arms, the most tried ones, it also says with which probability, from the decisions.
+    Raises TooMany where there are more than CELLS_MAX, and what the warehouse raises.
     """
-    params = {"placement": placement, "from_ms": span.from_ms, "to_ms": span.to_ms}
+    params = {"placement": placement, "from_ms": span.from_ms, "to_ms": span.to_ms, "most": CELLS_MAX + 1}
     bucket = BUCKETS[span.interval]
-    asked: Sequence[Any] = warehouse.execute(_DECISIONS.format(bucket=bucket), params) if with_shares else ()
-    shares: dict[tuple[Any, Any], Any] = {(time_s, arm): share for time_s, arm, share in asked}
-    rows: Sequence[Any] = warehouse.execute(_OUTCOMES.format(bucket=bucket), params)
+    rows: Sequence[Any] = _bounded(warehouse.execute(_OUTCOMES.format(bucket=bucket), params), span)
+    shares: dict[tuple[Any, Any], Any] = {}
+    if arms_max and rows:
+        tried: Counter[Any] = Counter()
+        for _, arm, trials, *_ in rows:
+            tried[arm] += trials
+        params |= {"arms": [arm for arm, _ in tried.most_common(arms_max)]}
+        asked: Sequence[Any] = _bounded(warehouse.execute(_DECISIONS.format(bucket=bucket), params), span)
+        shares = {(time_s, arm): share for time_s, arm, share in asked}
     return [
         Cell(time_s * 1_000, arm, trials, reward, weights, weighted, squares, most, shares.get((time_s, arm), math.nan))
         for time_s, arm, trials, reward, weights, weighted, squares, most in rows
     ]
+
+
+def _bounded(rows: Sequence[Any], span: Span) -> Sequence[Any]:
+    if len(rows) > CELLS_MAX:
+        raise TooMany(f"interval {span.interval}: more than {CELLS_MAX:,} of them over all arms; expected a longer one")
+    return rows
 
 
 def busiest(warehouse: Source, span: Span, most: int) -> list[str]:

@@ -56,3 +56,13 @@ def test_every_linear_policy_can_be_asked_about(name: str) -> None:
     target = KINDS[name].model_validate({"policy": name}).target()
     assert target.reads_context
     assert target.probabilities(log_of(1)[0]) == pytest.approx([0.5, 0.5])
+
+
+def test_a_floor_that_delivery_is_told_to_keep_is_kept_by_who_is_asked_about() -> None:
+    log = log_of(5)
+    for floor in (0.01, 0.05):
+        target = LinearSpec(policy="linear_igw", floor=floor, refresh_every=1).target()
+        for decision in log[:200]:
+            target.learn(decision, 1, 1_000_000 if decision.action_id == decision.candidates[0] else 0)
+            target.refresh()
+        assert floor <= min(target.probabilities(log[200])) < 2 * floor

@@ -36,6 +36,7 @@ from tests.edge.audit_rig import database, warehouse_server
 SEED = 5
 BASE_MS = 1_790_000_040_000
 EVERY_MS = 2_000
+BOUGHT_AFTER_MS = 600_000
 ROUNDS = 3_000
 RATES = {"a": 0.05, "b": 0.10, "c": 0.30}
 ACTIONS = [Action(name, f"https://shop.example/{name}", features={"size": 1.5}) for name in RATES]
@@ -54,10 +55,17 @@ def outcome(log: DecisionLog, at_ms: int, rank: int, is_shown: bool, is_clicked:
     choice = log.choices[rank]
     shown_ms, clicked_ms = (at_ms + 100) * is_shown, (at_ms + 900) * is_clicked
     reward = MICROS * (is_clicked and not is_bot)
+    # of every second one a purchase came that changed the reward; rows of before that column say nothing
+    rewarded_ms = (clicked_ms + BOUGHT_AFTER_MS) * (is_clicked and at_ms // EVERY_MS % 2)
     return Outcome(
         log.decision_id, choice.action_id, log.placement_id, "ann", at_ms, shown_ms, clicked_ms, 0, 0, reward,
-        choice.propensity, 1, reward, is_bot=is_bot, policy=log.policy,
+        choice.propensity, 1, reward, is_bot=is_bot, policy=log.policy, rank=rank, rewarded_ms=rewarded_ms,
     )  # fmt: skip
+
+
+def known_ms(found: Outcome) -> int:
+    """When all of the reward was known."""
+    return found.rewarded_ms or found.clicked_ms
 
 
 def made(number: int, draw: random.Random) -> Made:
@@ -80,7 +88,7 @@ def made(number: int, draw: random.Random) -> Made:
     expected = Logged(
         decision_id, at_ms, first.action_id, first.propensity, ("a", "b", "c"),
         () if number % 5 == 3 else tuple(log.propensities), outcomes[0].reward_micros, outcomes[0].impressed_ms,
-        outcomes[0].clicked_ms,
+        known_ms(outcomes[0]),
     )  # fmt: skip
     return Made(log, at_ms, outcomes, expected)
 
@@ -137,6 +145,8 @@ def test_every_decision_is_read_once_with_its_outcome_in_order_of_time(
 ) -> None:
     assert read(warehouse[0], Span("home")) == expected
     assert len(expected) > 2_500
+    late = sum(one.rewarded_ms > one.shown_ms + BOUGHT_AFTER_MS > BOUGHT_AFTER_MS for one in expected)
+    assert 0 < late < sum(one.rewarded_ms > 0 for one in expected)
 
 
 def test_what_is_left_out_is_counted(warehouse: tuple[Warehouse, str], story: list[Made]) -> None:
@@ -188,7 +198,7 @@ def wish(folder: Path, text: str, **more: object) -> Wish:
 
 def said(url: str, asked: Wish) -> tuple[int, str]:
     screen = io.StringIO()
-    code = run(load(clickhouse_url=url), Console(file=screen, width=140), asked)
+    code = run(load(clickhouse_url=url, data_dir=asked.policy.parent), Console(file=screen, width=140), asked)
     return code, screen.getvalue()
 
 
@@ -266,7 +276,7 @@ def test_a_group_is_judged_on_its_choice_of_members_and_a_member_on_its_own(ware
         one.outcomes[0] = msgspec.structs.replace(one.outcomes[0], chosen_by="outreach")
         events.append(decision_event(one))
         outcomes += one.outcomes
-        rest = (one.outcomes[0].reward_micros, one.outcomes[0].impressed_ms, one.outcomes[0].clicked_ms)
+        rest = (one.outcomes[0].reward_micros, one.outcomes[0].impressed_ms, known_ms(one.outcomes[0]))
         choice = log.choices[0]
         members_of.append(Logged(decision_id, at_ms, first.action_id, first.propensity, ("mail", "push"),
                                  tuple(above.propensities), *rest))  # fmt: skip

@@ -7,11 +7,11 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from delivery_rig import free_port
 from outlook_rig import learnt, left, rows, sold
 from rich.console import Console
 
 from pipeline.audit.lookout import Lookout
+from pipeline.audit.stock import running_low
 from pipeline.core.catalogue import Catalogue
 from pipeline.core.decide import Action, Ask, Known, decide, make_id
 from pipeline.core.group import choose_member, members, note_group
@@ -21,6 +21,7 @@ from pipeline.core.policy import EpsilonGreedy, PolicyRules
 from pipeline.core.redraw import redraw
 from pipeline.core.rollup import Chunk, Rollup
 from pipeline.core.rows import Columns, decision_columns, outcome_columns, session_columns
+from pipeline.core.stock_watch import Sku
 from pipeline.decisions import show_decision, show_redrawn
 from pipeline.delivery.campaign_report import Counts, read_counts
 from pipeline.delivery.curves import learning, read_cells
@@ -39,6 +40,7 @@ from schemas.outcome import Outcome
 from schemas.session import Session, SessionRow
 from schemas.tables import DECISIONS, EVENTS, OUTCOMES, ROLLUP_MINUTE, SESSIONS
 from tests.core.catalogue_rig import shop, stored
+from tests.waits import free_port
 
 NOW_MS = 1_795_000_000_000
 MINUTE_MS = 60_000
@@ -183,10 +185,14 @@ def test_how_a_placement_has_learnt_is_read_from_what_was_shown(warehouse: Wareh
         seen_ms, reward = (0 if number == 7 else time_ms), 1_000_000 if arm == "a" else 0
         named = (decision_id, arm, placement, f"v{number}", time_ms, seen_ms, 0, 0, 0, reward, p, 1, reward)
         outcomes.append(Outcome(*named, is_bot=number == 9))
+        # all that was left: drawn given the first
+        other = msgspec.structs.replace(outcomes[-1], action_id="ab"[arm == "a"], rank=1, propensity=1.0)
+        outcomes.append(msgspec.structs.replace(other, reward_micros=1_000_000))
     store(warehouse, decision_columns([(Origin(0, 9), EventBlock(NOW_MS, Totals(), [0], decided))]))
     store(warehouse, outcome_columns([(Origin(0, 9), OutcomeBlock(NOW_MS, outcomes))]))
     span = read_span([("from", str(NOW_MS - 3 * hour_ms)), ("interval", "hour")], NOW_MS)
-    found = learning(placement, span, read_cells(warehouse, placement, span), PolicyRules())
+    policy = EpsilonGreedy({}, PolicyRules())
+    found = learning(placement, span, read_cells(warehouse, placement, span, 10), policy)
     points = {curve.id: curve.points for curve in found.arms}
     assert sum(point.trials for curve in points.values() for point in curve) == 58
     assert {point.probability for curve in points.values() for point in curve} == {0.5}
@@ -237,7 +243,7 @@ def test_a_decision_of_a_group_is_read_back_with_both_levels(warehouse: Warehous
     store(warehouse, outcome_columns([(Origin(0, 22), OutcomeBlock(NOW_MS, [told]))]))
     span = read_span([("interval", "day")], NOW_MS + MINUTE_MS)
     for name, arm in (("outreach", member), (member, choice.action_id)):
-        [cell] = read_cells(warehouse, name, span)
+        [cell] = read_cells(warehouse, name, span, 10)
         assert (cell.arm, cell.trials, cell.reward, cell.weights, cell.probability) == (arm, 1, 0.5, 2.0, 0.5)
     again = redraw(found[0])
     assert (again.differences, again.member) == ([], (member, above.choices[0].propensity))
@@ -250,7 +256,10 @@ def test_a_decision_of_a_group_is_read_back_with_both_levels(warehouse: Warehous
 
 
 def test_hours_of_sending_are_learnt_from_what_was_sent_and_answered(warehouse: Warehouse) -> None:
-    """Without bots, without what was sent too lately to have been answered, each decision once."""
+    """Without bots, without what was sent too lately to have been answered, each decision once: of its first line.
+
+    Visits are those that are: no session that became part of another, none of who turned out to be a machine.
+    """
     day = NOW_MS - NOW_MS % 86_400_000 - 3 * 86_400_000
 
     def sent(hour: int, number: int, **more: object) -> Outcome:
@@ -258,18 +267,22 @@ def test_hours_of_sending_are_learnt_from_what_was_sent_and_answered(warehouse: 
         return msgspec.structs.replace(Outcome(*named, line_id="shoes", send_ms=day + hour * 3_600_000), **more)
 
     outcomes = [sent(9, number) for number in range(20)]
-    outcomes += [sent(9, 0, action_id="blue")]
+    outcomes += [sent(9, 0, action_id="blue", rank=1, line_id="hats"), sent(9, 0, action_id="pink", rank=2)]
+    outcomes += [sent(20, 100, action_id="blue", rank=1, line_id="hats")]
     outcomes += [sent(20, 100 + number, clicked_ms=day + 1) for number in range(8)]
     outcomes += [sent(20, 200 + number, conversions=1) for number in range(4)]
     outcomes += [sent(20, 300, is_bot=True), sent(20, 301, send_ms=0), sent(20, 302, send_ms=NOW_MS - 5)]
+    outcomes += [sent(20, 300, action_id="blue", rank=1)]  # of the bot's decision, of before it was known as one
     store(warehouse, outcome_columns([(Origin(0, 31), OutcomeBlock(NOW_MS, outcomes))]))
     visit = Session(day + 5 * 3_600_000, day + 6 * 3_600_000)
-    rows = [SessionRow("v", visit), SessionRow("w", visit)]
+    rows = [SessionRow(name, visit) for name in ("v", "w", "merged", "robot")]
     store(warehouse, session_columns([(Origin(0, 32), SessionBlock(NOW_MS, rows))]))
+    rows = [SessionRow("merged", visit, deleted=True), SessionRow("robot", msgspec.structs.replace(visit, is_bot=True))]
+    store(warehouse, session_columns([(Origin(0, 33), SessionBlock(NOW_MS, rows))]))
     found = Catalogue(shop(
         stored("lines", "shoes", campaign="spring", placements=["mail"]), stored("placements", "mail", channel="mail")
     ))  # fmt: skip
-    times = SendTimes(Settings(), lambda: found)
+    times = SendTimes(lambda: found)
     params = {"from_ms": NOW_MS - 30 * 86_400_000, "to_ms": NOW_MS - 86_400_000}
     assert sorted(warehouse.execute(SENDS, params)) == [("mail", "shoes", 9, 20, 0), ("mail", "shoes", 20, 12, 12)]
     assert warehouse.execute(VISITS, params) == [(5, 2, 1)]
@@ -287,7 +300,7 @@ def told(name: str, **labels: str) -> float | None:
 def test_a_sku_is_warned_of_before_it_runs_out_and_once(warehouse: Warehouse, caplog: pytest.LogCaptureFixture) -> None:
     """Two boats a day: eight are gone in four days, a hundred not in a week. A rope a day, in orders of two goods."""
     lookout = Lookout(Settings(stock_lead_days=7))
-    caplog.set_level("WARNING", "pipeline.audit.lookout")
+    caplog.set_level("INFO", "pipeline.audit.lookout")
     levels = [left(NOW_MS, "boat", 8), left(NOW_MS, "rope", 90), left(NOW_MS, "cap", 500), left(NOW_MS, "hull", 1)]
     for some in rows(51, sold(NOW_MS, 60) + levels):
         store(warehouse, some)
@@ -308,13 +321,68 @@ def test_a_sku_is_warned_of_before_it_runs_out_and_once(warehouse: Warehouse, ca
     assert [(one.sku, one.sold, one.stock) for one in judge(*known(warehouse, wish, NOW_MS), wish)] == [
         ("boat", 120.0, 8.0), ("rope", 60.0, 90.0),
     ]  # fmt: skip
-    store(warehouse, *rows(52, [left(NOW_MS + 1, "boat", 100)]))
+    store(warehouse, *rows(52, [left(NOW_MS + 1, "boat", 0)]))
+    lookout.look_at(warehouse, NOW_MS + MINUTE_MS)
+    assert len(caplog.records) == 1, "what it was warned of has come: that is not over"
+    assert (told("stock_warned_skus"), told("stock_risk_ratio", site="dock", sku="boat")) == (1.0, 1.0)
+    assert told("stock_runs_out_hours", site="dock", sku="boat", bound="even") == 0.0
+    store(warehouse, *rows(53, [left(NOW_MS + 2, "boat", 100)]))
     lookout.look_at(warehouse, NOW_MS + MINUTE_MS)
     assert told("stock_warned_skus") == 0.0
-    store(warehouse, *rows(53, [left(NOW_MS + 2, "boat", 0)]))
+    assert [record.getMessage() for record in caplog.records[1:]] == [
+        "dock: boat does not run out within 7 days any more"
+    ]  # fmt: skip
+    store(warehouse, *rows(54, [left(NOW_MS + 3, "boat", 0)]))
     lookout.look_at(warehouse, NOW_MS + MINUTE_MS)
-    assert told("stock_risk_ratio", site="dock", sku="boat") is None, "it has run out: that is no warning"
-    assert len(caplog.records) == 1
+    assert [record.getMessage() for record in caplog.records[2:]] == ["dock: boat has run out"]
+
+
+def test_what_is_gone_does_not_hide_what_will_be_and_what_was_warned_of_is_looked_at_again(
+    warehouse: Warehouse,
+) -> None:
+    store(warehouse, *rows(55, [left(NOW_MS + 4, "rope", -1)]))
+    asked = running_low(warehouse, NOW_MS + MINUTE_MS, 1)
+    assert [(one.sku, one.left) for one in asked] == [("boat", 0), ("cap", 500)]
+    watched = [("dock", "hull"), ("dock", "rope"), ("dock", "nothing"), ("dock", "boat")]
+    more = {one.sku: one for one in running_low(warehouse, NOW_MS + MINUTE_MS, 1, watched)}
+    assert sorted(more) == ["boat", "cap", "hull", "rope"]
+    assert more["hull"] == Sku("dock", "hull", 1, {})
+    assert (more["rope"].left, sum(more["rope"].units.values())) == (-1, 60.0)
+    later_ms = NOW_MS + 40 * 86_400_000
+    assert [one.sku for one in running_low(warehouse, later_ms, 1, watched)] == ["hull"], "the others: gone for weeks"
+
+
+def test_what_a_client_writes_for_a_quantity_stops_neither_the_auditor_nor_the_plan(warehouse: Warehouse) -> None:
+    """At most a million pieces are one item, and what is no number is one."""
+    at_ms, odd = NOW_MS - 3_600_000, ["inf", "-inf", "NaN", "1e400", 1e308, "1e308", "many", -5, None, 2]
+    orders = [{"products": [{"sku": "lamp", "quantity": quantity}, {"name": "a gift"}]} for quantity in odd]
+    bought = [
+        Event("", EventType.PURCHASE, at_ms, at_ms, "quay", "v1", properties=msgspec.json.encode(order).decode())
+        for order in orders
+    ]
+    named = Event("", EventType.PURCHASE, at_ms, at_ms, "quay", "v1", product_id="sail", quantity=2**31)
+    gift = msgspec.structs.replace(named, product_id="oar", quantity=3, properties='{"products":[{"name":"a gift"}]}')
+    levels = [msgspec.structs.replace(left(at_ms, sku, 7), site="quay") for sku in ("lamp", "sail", "oar")]
+    for some in rows(56, [*bought, named, gift, *levels]):
+        store(warehouse, some)
+    found = {one.sku: dict(one.units) for one in running_low(warehouse, NOW_MS) if one.site == "quay"}
+    assert found == {"lamp": {0: 2_000_009.0}, "sail": {0: 1_000_000.0}, "oar": {0: 3.0}}
+    Lookout(Settings()).look_at(warehouse, NOW_MS)
+    assert told("stock_risk_ratio", site="quay", sku="lamp") == 1.0
+    wish = StockWish(None, top=0)
+    assert {one.sku for one in judge(*known(warehouse, wish, NOW_MS), wish)} >= {"quay/lamp", "quay/sail", "quay/oar"}
+
+
+def test_all_skus_are_asked_for_in_texts_that_the_warehouse_reads(warehouse: Warehouse) -> None:
+    """Names of 250 letters: fifteen hundred are more than a query's text may have."""
+    before_ms = NOW_MS - 100 * 86_400_000
+    many = [f"{number:04}" + "'" * 246 for number in range(1_500)]
+    bought = [Event("", EventType.PURCHASE, before_ms, before_ms, "pier", "v1", product_id=sku) for sku in many]
+    for some in rows(57, [*bought, *(msgspec.structs.replace(left(before_ms, sku, 1), site="pier") for sku in many)]):
+        store(warehouse, some)
+    found = running_low(warehouse, before_ms + MINUTE_MS, 10_000)
+    assert sorted(one.sku for one in found if one.site == "pier") == many
+    assert all(one.units == {0: 1.0} for one in found if one.site == "pier")
 
 
 def test_regret_and_drifts_are_metrics_with_the_interval_of_the_api(warehouse: Warehouse) -> None:
@@ -329,7 +397,7 @@ def test_regret_and_drifts_are_metrics_with_the_interval_of_the_api(warehouse: W
     assert low < 0.05 < high
     assert [told("learning_drifts", placement=name) for name in ("steady", "moved", "home")] == [0.0, 1.0, None]
     cells = read_cells(warehouse, "steady", read_span([], now_ms))
-    found = learning("steady", read_span([], now_ms), cells, PolicyRules()).regret
+    found = learning("steady", read_span([], now_ms), cells, EpsilonGreedy({}, PolicyRules())).regret
     assert found is not None
     assert (found.each, found.best_low - found.earned) == (pytest.approx(mean), pytest.approx(low))
 

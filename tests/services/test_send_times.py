@@ -13,10 +13,10 @@ from pipeline.delivery.memory import Found
 from pipeline.delivery.offer import Offer, Whom
 from pipeline.delivery.send import ANSWER_MS, DAYS_MIN, EXPLORED, Hours, Sends, SendTimes
 from pipeline.edge.clickhouse import Unavailable
-from pipeline.settings import Settings
 from schemas.campaign import DAY_MS, HOUR_MS
 from schemas.outcome import DecisionLog
 from schemas.profile import Profile, VisitorState
+from schemas.spend import Hold
 from tests.core.catalogue_rig import shop, stored
 
 NOON_MS = 1_795_392_000_000 + 12 * HOUR_MS
@@ -35,7 +35,7 @@ def catalogue(**line: Any) -> Catalogue:
 
 
 def times(found: Catalogue, *sends: Sends) -> SendTimes:
-    made = SendTimes(Settings(), lambda: found)
+    made = SendTimes(lambda: found)
     made.hours = Hours(found, sends)
     return made
 
@@ -115,14 +115,24 @@ def test_a_share_of_sends_explores_every_allowed_hour_and_the_same_decision_the_
     assert sent(made, found, KEEN, 7)[1].sending == sent(made, found, KEEN, 7)[1].sending
 
 
-def test_what_is_paid_for_is_sent_while_its_money_is_reserved() -> None:
+@pytest.mark.parametrize("what", ["click", "impression", "action", "hold"])
+def test_what_money_or_a_piece_is_reserved_for_is_sent_at_once(what: str) -> None:
+    """Both are reserved from the decision on: a mail that waited to the end of that would be read unbilled, unheld."""
     found = catalogue()
-    made = times(found)
     offer = Offer([one for line in found.placements["mail"].lines for one in line.creatives], channel="mail")
-    log = decide(Ask("mail", "", offer.candidates), Model(Uniform({}, PolicyRules()), ""), made_id(1), "s")
-    log.choices[0].pays_for = "click"
-    made.set(log, offer, Whom("", Found(VisitorState(KEEN), 0), {}, "shop"))
-    assert NOON_MS <= log.choices[0].send_ms < NOON_MS + Settings().reservation_click_ms
+    soon = Profile(hours={13: 60.0}, visits=60, events=60)
+    at_ms = NOON_MS + 55 * 60_000
+    for number in range(40):
+        decision_id = make_id(at_ms, "", number)
+        log = decide(Ask("mail", "", offer.candidates, 2), Model(Uniform({}, PolicyRules()), ""), decision_id, "s")
+        if what == "hold":
+            log.choices[-1].holds, log.choices[-1].hold_ms = (Hold("shop", "boat"),), HOUR_MS
+        else:
+            log.choices[-1].pays_for = what
+        sending = times(found).set(log, offer, Whom("", Found(VisitorState(soon), 0), {}, "shop")).sending
+        assert {choice.send_ms for choice in log.choices} == {at_ms}
+        assert sending is not None
+        assert not sending.is_explored
 
 
 class Away:
@@ -148,7 +158,7 @@ class Counted:
 
 def test_while_the_warehouse_is_away_what_was_known_stays(caplog: pytest.LogCaptureFixture) -> None:
     found = catalogue()
-    made = SendTimes(Settings(), lambda: found)
+    made = SendTimes(lambda: found)
     known = Counted([("mail", "shoes", 18, 1_000, 200), ("mail", "shoes", 3, 1_000, 10), ("unknown", "shoes", 3, 9, 9)])
     assert made.refresh(known, NOON_MS)
     assert known.asked[0]["to_ms"] == NOON_MS - ANSWER_MS
@@ -162,7 +172,7 @@ def test_while_the_warehouse_is_away_what_was_known_stays(caplog: pytest.LogCapt
 def test_visits_of_less_than_a_week_are_no_habit() -> None:
     """Who began this morning has seen visitors in the morning alone."""
     found = catalogue()
-    made = SendTimes(Settings(), lambda: found)
+    made = SendTimes(lambda: found)
     for days, known in ((DAYS_MIN - 1, Known.NOTHING), (DAYS_MIN, Known.ALL)):
         assert made.refresh(Counted([], days), NOON_MS)
         sending = best(made, found).sending

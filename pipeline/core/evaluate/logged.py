@@ -12,7 +12,8 @@ class Logged(NamedTuple):
     decided_ms: when, ms since 1970 UTC. action_id: what was chosen. propensity: with which probability.
     candidates: what could have been chosen. propensities: the candidates' probabilities in the same order; empty where
     another system decided and told only that of its choice. reward_micros: what the learner was told, 0..1 in
-    millionths. shown_ms: when it is known to have been shown; 0 = never. rewarded_ms: when the reward was known.
+    millionths. shown_ms: when it is known to have been shown; 0 = never. rewarded_ms: when all of the reward was known,
+    by the latest event that it is made of (of rows older than that column: the click).
     context, features: as the decision was asked with; empty unless the target reads them.
     """
 

@@ -5,7 +5,7 @@ A new kind is one class with a `policy` of its own and one entry in KINDS.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, ClassVar, Final, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -15,13 +15,14 @@ from pipeline.core.linear import SHARED, LinearDelta, learn
 from pipeline.core.linear_blend import Blend, nothing
 from pipeline.core.linear_book import Told
 from pipeline.core.linear_model import RidgeRules
-from pipeline.core.linear_policy import LINEAR_POLICIES
+from pipeline.core.linear_policy import LINEAR_POLICIES, LinearRules
 from pipeline.core.policy import POLICIES, PolicyRules
-from pipeline.core.prior import priors
+from pipeline.core.prior import Described, priors
 
 REFRESH_EVERY: Final = 100
 SUM_TOLERANCE: Final = 1e-6
 _RULES: Final = PolicyRules()
+_LINEAR: Final = LinearRules()
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -50,14 +51,16 @@ class Target(Protocol):
 
 
 class Learnt:
-    """One of POLICIES, made from the sums of the log so far."""
+    """One of POLICIES, made of the sums of the log so far and of what its actions are like, as delivery makes it."""
 
     reads_context = False
 
-    def __init__(self, name: str, rules: PolicyRules, refresh_every: int, learns: bool = True) -> None:
-        """name: in POLICIES. rules: as delivery's. learns: whether the sums change what it does."""
+    def __init__(
+        self, name: str, rules: PolicyRules, refresh_every: int, learns: bool = True, known: Described | None = None
+    ) -> None:
+        """name: in POLICIES. rules: as delivery's. learns: whether the sums change what it does. known: see Spec."""
         self.learns, self.refresh_every = learns, refresh_every
-        self._make, self._rules = POLICIES[name], rules
+        self._make, self._rules, self._known = POLICIES[name], rules, known
         self.sums = Sums()
         self.refresh()
 
@@ -68,7 +71,7 @@ class Learnt:
     def refresh(self) -> None:
         """See Target."""
         arms, rules = self.sums.arms, self._rules
-        self._policy = self._make(arms, rules, priors(arms, rules.prior_mean, rules.prior_trials))
+        self._policy = self._make(arms, rules, priors(arms, rules.prior_mean, rules.prior_trials, self._known))
 
     def probabilities(self, decision: Logged) -> Sequence[float]:
         """See Target."""
@@ -85,10 +88,10 @@ class LinearLearnt:
     learns = True
     reads_context = True
 
-    def __init__(self, name: str, prior_mean: float, refresh_every: int) -> None:
-        """name: in LINEAR_POLICIES. prior_mean: as delivery's."""
+    def __init__(self, name: str, prior_mean: float, rules: LinearRules, refresh_every: int) -> None:
+        """name: in LINEAR_POLICIES. prior_mean, rules: as delivery's."""
         self.refresh_every = refresh_every
-        self._make, self._rules = LINEAR_POLICIES[name], PolicyRules(prior_mean=prior_mean)
+        self._make, self._rules, self._linear = LINEAR_POLICIES[name], PolicyRules(prior_mean=prior_mean), rules
         self._own, self._shared = nothing()
         self._waiting = Told([], [])
         self._model: Blend | None = None
@@ -109,7 +112,7 @@ class LinearLearnt:
         learn(self._shared, waiting.shared)
         rules = RidgeRules(prior_mean=self._rules.prior_mean)
         self._model = Blend(self._own, self._shared, rules, self._model)
-        self._policy = self._make({}, self._rules, self._model)
+        self._policy = self._make({}, self._rules, self._model, self._linear)
 
     def probabilities(self, decision: Logged) -> Sequence[float]:
         """See Target."""
@@ -153,28 +156,34 @@ class Fixed:
 
 
 class Spec(BaseModel, ABC):
-    """A policy as a file describes it."""
+    """A policy as a file describes it. wants_features: whether `target` makes anything of `known`."""
 
+    wants_features: ClassVar[bool] = False
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     @abstractmethod
-    def target(self) -> Target:
-        """Return the policy with nothing learnt."""
+    def target(self, known: Described | None = None) -> Target:
+        """Return the policy with nothing learnt.
+
+        known: the placement's published creatives that have features: what policies of sums expect of an action at
+        first comes of them (`prior.py`). None = none has any, or the caller of each decision gave the actions.
+        """
 
 
 class _ExploringSpec(Spec):
     """A policy of sums that explores by epsilon: as delivery makes it, from the log so far."""
 
+    wants_features = True
     policy: str
     epsilon: Probability = _RULES.epsilon
     prior_mean: Probability = _RULES.prior_mean
     prior_trials: float = Field(_RULES.prior_trials, ge=0.0)
     refresh_every: int = Field(REFRESH_EVERY, ge=1)
 
-    def target(self) -> Target:
+    def target(self, known: Described | None = None) -> Target:
         """See Spec."""
         rules = PolicyRules(self.epsilon, self.prior_mean, self.prior_trials)
-        return Learnt(self.policy, rules, self.refresh_every)
+        return Learnt(self.policy, rules, self.refresh_every, known=known)
 
 
 class EpsilonGreedySpec(_ExploringSpec):
@@ -192,27 +201,31 @@ class UcbSpec(_ExploringSpec):
 class ThompsonSpec(Spec):
     """`policy: thompson`: as delivery makes it, from the log so far."""
 
+    wants_features = True
     policy: Literal["thompson"]
     prior_mean: Probability = _RULES.prior_mean
     prior_trials: float = Field(_RULES.prior_trials, ge=0.0)
     refresh_every: int = Field(REFRESH_EVERY, ge=1)
 
-    def target(self) -> Target:
+    def target(self, known: Described | None = None) -> Target:
         """See Spec."""
         rules = PolicyRules(_RULES.epsilon, self.prior_mean, self.prior_trials)
-        return Learnt(self.policy, rules, self.refresh_every)
+        return Learnt(self.policy, rules, self.refresh_every, known=known)
 
 
 class LinearSpec(Spec):
     """`policy: linear_igw`, `linear_squarecb` or `linear_epsilon`: as delivery makes it, from the log so far."""
 
     policy: Literal["linear_igw", "linear_squarecb", "linear_epsilon"]
+    epsilon: Probability = _LINEAR.epsilon
+    floor: Probability = _LINEAR.floor
     prior_mean: Probability = _RULES.prior_mean
     refresh_every: int = Field(REFRESH_EVERY, ge=1)
 
-    def target(self) -> Target:
+    def target(self, known: Described | None = None) -> Target:
         """See Spec."""
-        return LinearLearnt(self.policy, self.prior_mean, self.refresh_every)
+        rules = LinearRules(epsilon=self.epsilon, floor=self.floor)
+        return LinearLearnt(self.policy, self.prior_mean, rules, self.refresh_every)
 
 
 class UniformSpec(Spec):
@@ -220,7 +233,7 @@ class UniformSpec(Spec):
 
     policy: Literal["uniform"]
 
-    def target(self) -> Target:
+    def target(self, known: Described | None = None) -> Target:
         """See Spec: it learns nothing."""
         return Learnt(self.policy, _RULES, REFRESH_EVERY, learns=False)
 
@@ -239,7 +252,7 @@ class FixedSpec(Spec):
             raise ValueError(f"the probabilities sum to {whole:g}, expected 1")
         return actions
 
-    def target(self) -> Target:
+    def target(self, known: Described | None = None) -> Target:
         """See Spec: it learns nothing."""
         return Fixed(dict(self.actions))
 
