@@ -1,6 +1,9 @@
 """Which of a layer's visitors an experiment has: kept in the store, so that another one moves nobody."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
 
 from pipeline.campaigns.refusals import Reason, Refused
 from pipeline.core.experiment.assign import allot
@@ -11,9 +14,17 @@ HOLDS_BUCKETS = frozenset({Status.PUBLISHED, Status.PAUSED})
 """An experiment has its visitors from when it is published until it ends; a pause keeps them."""
 
 
-def kept(body: Experiment, before: Experiment | None) -> Experiment:
-    """Return what an author has written with the buckets that it has: he need not know of them."""
-    return body if body.buckets or before is None else body.model_copy(update={"buckets": before.buckets})
+def kept(body: Experiment, before: Mapping[str, Any] | None) -> Experiment:
+    """Return what an author has written with the buckets that it has: he need not know of them.
+
+    before: its stored body, which the model of today may refuse; then what it says of buckets may be void.
+    """
+    if body.buckets or not before or not before.get("buckets"):
+        return body
+    try:
+        return Experiment.model_validate(body.model_dump() | {"buckets": before["buckets"]})
+    except ValidationError:
+        return body
 
 
 def allotted(body: Experiment, others: Iterable[Experiment]) -> Experiment:

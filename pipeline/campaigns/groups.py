@@ -7,14 +7,17 @@ from schemas.campaign import Placement
 
 
 def check_group(body: Placement, others: Mapping[str, Placement]) -> None:
-    """Check a placement that is a group, or stands in one. others: all placements but it, by id. Raises Refused."""
+    """Check a placement that is a group, or stands in one. Raises Refused.
+
+    others: all placements but it, by id; none of those that can neither be read nor are named by it.
+    """
     if body.members:
         above = [name for name, other in others.items() if body.id in other.members]
         if above:
             _refuse(body, f"it stands in the group {above[0]}, and groups hold no groups", "none")
         _check_members(body, others)
     for name, other in others.items():
-        twins = [one for one in other.members if one != body.id and others[one].channel is body.channel]
+        twins = [one for one in other.members if one in others and others[one].channel is body.channel]
         if body.id in other.members and twins:
             expected = f"another channel than that of {twins[0]}, which stands in the group {name} beside it"
             detail = f"placements/{body.id}: channel: found {body.channel.value}, expected {expected}"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from pydantic import BaseModel
 from sqlalchemy import Connection, Row, Select, and_, delete, exists, select, tuple_, update
@@ -198,7 +198,7 @@ class Changes:
         rules.check_step(before, to)
         after = before.model_copy(update={"status": to})
         if kind == EXPERIMENTS and to in HOLDS_BUCKETS:
-            body = self._allotted(Experiment.model_validate(after.body))
+            body = self._allotted(cast(Experiment, rules.read(after)))
             after = after.model_copy(update={"body": rules.as_json(body)})
         return self._write(before, after, f"status {to}")
 
@@ -211,7 +211,7 @@ class Changes:
 
     def _put(self, before: Stored | None, kind: str, body: BaseModel, what: str) -> Stored:
         if isinstance(body, Experiment):
-            body = kept(body, Experiment.model_validate(before.body) if before else None)
+            body = kept(body, before.body if before else None)
             if before is not None and before.status in HOLDS_BUCKETS:
                 body = self._allotted(body)
         values = rules.as_json(body)
@@ -224,7 +224,7 @@ class Changes:
         if isinstance(body, Line | Experiment):
             self._check_placements(kind, body)
         if isinstance(body, Placement) and (body.members or before is not None):
-            check_group(body, self._other_placements(body.id))
+            check_group(body, self._other_placements(body))
         key: str = values["id"]
         after = before.model_copy(update={"body": values}) if before else _first(kind, key, values)
         return self._write(before, after, what)
@@ -248,7 +248,7 @@ class Changes:
         """Return an experiment with visitors that no other one of its layer has."""
         query = select(OBJECTS).where(OBJECTS.c.kind == EXPERIMENTS, OBJECTS.c.id != body.id)
         others = [_stored(row) for row in self._connection.execute(query.order_by(OBJECTS.c.id))]
-        return allotted(body, [Experiment.model_validate(one.body) for one in others if one.status in HOLDS_BUCKETS])
+        return allotted(body, [cast(Experiment, rules.read(one)) for one in others if one.status in HOLDS_BUCKETS])
 
     def _check_placements(self, kind: str, body: Line | Experiment) -> None:
         query = select(OBJECTS.c.id).where(OBJECTS.c.kind == "placements", OBJECTS.c.id.in_(body.placements))
@@ -260,10 +260,21 @@ class Changes:
             detail = f"{kind}/{body.id}: placements: no {names}; expected ids of placements"
             raise Refused(Reason.UNKNOWN_PLACEMENT, detail, errors)
 
-    def _other_placements(self, key: str) -> dict[str, Placement]:
-        query = select(OBJECTS).where(OBJECTS.c.kind == "placements", OBJECTS.c.id != key)
-        found = [_stored(row) for row in self._connection.execute(query.order_by(OBJECTS.c.id))]
-        return {one.id: Placement.model_validate(one.body) for one in found}
+    def _other_placements(self, body: Placement) -> dict[str, Placement]:
+        """Return all placements but this one. Raises Refused where one that it names cannot be read any more.
+
+        Others that cannot be read are left out, as delivery does: who mends one has it checked then.
+        """
+        query = select(OBJECTS).where(OBJECTS.c.kind == "placements", OBJECTS.c.id != body.id)
+        others: dict[str, Placement] = {}
+        for row in self._connection.execute(query.order_by(OBJECTS.c.id)):
+            one = _stored(row)
+            try:
+                others[one.id] = cast(Placement, rules.read(one))
+            except Refused:
+                if one.id in body.members:
+                    raise
+        return others
 
     def _write(self, before: Stored | None, after: Stored, what: str) -> Stored:
         """Write the next version of an object, and all that goes with it."""

@@ -18,7 +18,8 @@ So a cap is passed by 0, for any number of processes, kills, stops and restarts;
 - what a process of another machine had answered and not sent to the broker when it was killed or stopped (some 20 ms of
   decisions), where its record comes later than LAG_MS after its lease ended, or never: to visitors with an id;
 - the last seconds of a machine that loses its power: the files stand in its page cache;
-- what was shown before every process had heard of a new cap: about a second;
+- what was shown before every process had heard of a new cap: about a second; and of what was shown while nothing of it
+  had a cap, all but the newest 100 choices that the profiles had not counted (without consent: of the day);
 - visitors with an id, while the profiles are behind by more than 100,000 of them.
 
 Without consent nobody is known, and a cap is held by a key made of the day and what every request shows, salted with a
@@ -32,7 +33,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
-from pipeline.core.shown import KEPT_MS, STAMPS_MAX, first_after, has_stamp, stamp
+from pipeline.core.shown import KEPT_MS, STAMPS_MAX, first_after, has_stamp, stamp, stamp_ms
 from schemas.campaign import DAY_MS, HOUR_MS, Cap
 from schemas.outcome import Choice
 from schemas.profile import Shown, VisitorState
@@ -41,6 +42,7 @@ LEVELS: Final = ("campaign", "line", "creative")
 PERS: Final = ("hour", "day", "lifetime")
 LOST_MAX: Final = 1_000_000
 """So many keys of a day are remembered that had to go; were there more, nothing is known of any."""
+OTHERS_MAX: Final = 100
 MANY: Final = 2**31
 """A count that fills every cap: where what was counted had to be dropped."""
 
@@ -84,11 +86,30 @@ class Closed(NamedTuple):
         """Return itself: there is no room in any cap."""
         return self
 
+    def add(self, creative: object) -> None:
+        """Nothing is fuller than full."""
+
 
 ELSEWHERE: Final = Closed("elsewhere")
 """Another process counts for this visitor, and it was not asked, or did not answer."""
 UNKNOWN: Final = Closed("unknown")
 """It is not known yet what another process has shown."""
+
+
+class Capped(Protocol):
+    """What was chosen, with the names that caps go by."""
+
+    @property
+    def id(self) -> str:
+        """The creative's."""
+
+    @property
+    def line_id(self) -> str:
+        """Its line's."""
+
+    @property
+    def campaign_id(self) -> str:
+        """Its campaign's."""
 
 
 class OwnShow(NamedTuple):
@@ -110,11 +131,24 @@ def own_shows(decision_id: str, decided_ms: int, choices: Iterable[Choice]) -> l
     ]
 
 
+class _Known:
+    """Of one visitor. lost: the newest mark of what had a cap and had to go; 0 = nothing had to."""
+
+    __slots__ = ("capped", "lost", "others")
+
+    def __init__(self) -> None:
+        self.capped: list[OwnShow] = []
+        self.others: list[OwnShow] = []
+        self.lost = 0
+
+
 class OwnShows:
     """Decisions that the profile stage may not have counted yet, by visitor (or by cap_key): this process's own, and
     those of others whose visitors it has taken over.
 
-    Bounded: of keys_max visitors those asked for last, of each the newest 1,000 choices, for 25 hours.
+    Bounded: of keys_max visitors those asked for last, of each the newest 1,000 choices that have a cap and the newest
+    100 that have none (one may be given a cap later), for 25 hours. Where a capped one had to go, `lost` says up to
+    when: what was shown then is not known, and every cap that reaches back so far counts as full.
     `evicted` counts the visitors that had to go. For keys of a day, call `turn` before each use.
     """
 
@@ -123,43 +157,64 @@ class OwnShows:
         self._keys_max = keys_max
         self._keeps_lost = keeps_lost
         self._lost: set[int] = set()
-        self._shows: OrderedDict[str, list[OwnShow]] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
         self._day = ""
+        self._is_past = False
         self.evicted = 0
 
     def __len__(self) -> int:
         """How many visitors."""
-        return len(self._shows)
+        return len(self._known)
 
     def turn(self, day: str) -> None:
-        """Say which day it is; where it is another one than before, everything is forgotten."""
-        if day != self._day:
+        """Say which day it is, by names in the order of days; on a later one than before, everything is forgotten.
+
+        On an earlier one, as after a clock was set back over midnight, what was shown is not known: see `is_lost`.
+        """
+        self._is_past = day < self._day
+        if day > self._day:
             self._day = day
-            self._shows.clear()
+            self._known.clear()
             self._lost.clear()
 
     def is_lost(self, key: str) -> bool:
         """Say whether something of a key had to go, or may have: then how often it was shown is not known."""
-        return bool(self._lost) and (hash(key) in self._lost or len(self._lost) >= LOST_MAX)
+        return self._is_past or (bool(self._lost) and (hash(key) in self._lost or len(self._lost) >= LOST_MAX))
 
-    def note(self, key: str, decision_id: str, decided_ms: int, choices: Sequence[Choice]) -> None:
-        """Note what was answered. Choices without a line are not counted."""
-        self._add(key, own_shows(decision_id, decided_ms, choices))
+    def lost(self, key: str) -> int:
+        """Return the mark (see shown.stamp) up to which something of a visitor may have had to go; 0 = nothing had."""
+        known = self._known.get(key)
+        return 0 if known is None else known.lost
+
+    def note(
+        self, key: str, decision_id: str, decided_ms: int, choices: Sequence[Choice], others: Sequence[Choice] = ()
+    ) -> None:
+        """Note what was answered: choices that have a cap, and others. Those without a line are not counted."""
+        self._add(key, own_shows(decision_id, decided_ms, choices), own_shows(decision_id, decided_ms, others))
 
     def merge(self, key: str, shows: Iterable[OwnShow]) -> None:
-        """Note what another process has answered; what is known already counts once."""
-        known = set(self._shows.get(key, ()))
-        self._add(key, [each for each in shows if each not in known])
+        """Note what another process has answered that has a cap; what is known already counts once."""
+        known = self._known.get(key)
+        there = set() if known is None else {*known.capped, *known.others}
+        self._add(key, [each for each in shows if each not in there], [])
 
-    def _add(self, key: str, new: list[OwnShow]) -> None:
-        if not new:
+    def _add(self, key: str, capped: list[OwnShow], others: list[OwnShow]) -> None:
+        if not capped and not others:
             return
-        shows = self._shows.setdefault(key, [])
-        shows += new
-        del shows[:-STAMPS_MAX]
-        self._shows.move_to_end(key)
-        while len(self._shows) > self._keys_max:
-            gone, _ = self._shows.popitem(last=False)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = _Known()
+        if capped:
+            known.capped = known.capped + capped  # another list: somebody may still count by the one that was
+            if len(known.capped) > STAMPS_MAX:
+                known.capped.sort()  # what was merged may be older than what was there
+                known.lost = max(known.lost, known.capped[-STAMPS_MAX - 1].mark)
+                del known.capped[:-STAMPS_MAX]
+        if others:
+            known.others = (known.others + others)[-OTHERS_MAX:]
+        self._known.move_to_end(key)
+        while len(self._known) > self._keys_max:
+            gone, _ = self._known.popitem(last=False)
             self.evicted += 1
             if self._keeps_lost and len(self._lost) < LOST_MAX:
                 self._lost.add(hash(gone))
@@ -169,19 +224,22 @@ class OwnShows:
 
         The states of one visitor may only grow from call to call, as those of delivery's memory do.
         """
-        shows = self._shows.get(key)
-        if shows is None:
+        known = self._known.get(key)
+        if known is None:
             return ()
-        self._shows.move_to_end(key)
+        self._known.move_to_end(key)
         kept_from = first_after(time_ms - KEPT_MS)
         shown: Mapping[str, Shown] = {} if state is None else state.shown
         lost = 0 if state is None else first_after(state.shown_lost_ms)
-        left = [each for each in shows if each.mark >= max(kept_from, lost) and not _is_in(shown, each)]
-        if left:
-            self._shows[key] = left
-        else:
-            del self._shows[key]
-        return left
+        since = max(kept_from, lost)
+        known.capped = [each for each in known.capped if each.mark >= since and not _is_in(shown, each)]
+        if known.others:
+            known.others = [each for each in known.others if each.mark >= since and not _is_in(shown, each)]
+        if known.lost < kept_from:
+            known.lost = 0
+        if not known.capped and not known.others and not known.lost:
+            del self._known[key]
+        return [*known.capped, *known.others] if known.others else known.capped
 
 
 def _is_in(shown: Mapping[str, Shown], show: OwnShow) -> bool:
@@ -194,13 +252,16 @@ class CapCounts:
 
     __slots__ = ("_counts", "_lost", "_now_ms", "_own", "_state")
 
-    def __init__(self, state: VisitorState | None, own: Sequence[OwnShow], time_ms: int) -> None:
-        """state: as the profile stage has it. own: `OwnShows.of` the visitor. time_ms: now, ms since 1970 UTC."""
+    def __init__(self, state: VisitorState | None, own: Sequence[OwnShow], time_ms: int, lost: int = 0) -> None:
+        """state: as the profile stage has it. own, lost: `OwnShows.of` the visitor, and `OwnShows.lost`.
+
+        time_ms: now, ms since 1970 UTC.
+        """
         self._state = state
         self._own = own
         self._now_ms = time_ms
-        lost_ms = 0 if state is None else state.shown_lost_ms
-        self._lost = (lost_ms > time_ms - HOUR_MS, lost_ms > time_ms - DAY_MS, False)
+        lost_ms = max(0 if state is None else state.shown_lost_ms, stamp_ms(lost))
+        self._lost = (lost_ms > time_ms - HOUR_MS, lost_ms > time_ms - DAY_MS, lost > 0)
         self._counts: dict[tuple[str, str], list[int]] | None = None
 
     def count(self, level: str, object_id: str, per: str) -> int:
@@ -211,13 +272,17 @@ class CapCounts:
     def full(self, rules: Sequence[CapRule]) -> Full | None:
         """Return the first of these caps that leaves no room for one more; None where there is room in all."""
         counts = self._found()
-        if not counts:
-            return None  # a cap is at least 1; where something was lost, something is left
+        if not counts and not self._lost[2]:
+            return None  # a cap is at least 1; where the state has lost something, something is left
         for rule in rules:
             found = counts.get(rule.key)
             if (found is not None and found[rule.at] >= rule.most) or self._lost[rule.at]:
                 return rule
         return None
+
+    def add(self, creative: Capped) -> None:
+        """Count one more, chosen at this very moment: the other ranks of its decision are asked about after it."""
+        _add(self._found(), (creative.campaign_id, creative.line_id, creative.id), True, True, 1)
 
     def _found(self) -> dict[tuple[str, str], list[int]]:
         if self._counts is None:
@@ -253,7 +318,8 @@ def _add(
 def cap_key(salt: bytes, day: str, hint: str) -> str:
     """Return by what a visitor without consent is known for one day, and for caps only.
 
-    salt: secret, 16 to 64 bytes. day: `YYYY-MM-DD`. hint: what every request shows, such as the shortened address and
+    salt: secret, 16 bytes or more. day: `YYYY-MM-DD`. hint: what every request shows, such as the shortened address and
     the browser. Nobody without the salt can tell the hint from it, or one day's key from another's.
     """
-    return "-" + blake2b(f"{day}\n{hint}".encode("utf-8", "surrogatepass"), key=salt, digest_size=16).hexdigest()
+    key = salt if len(salt) <= blake2b.MAX_KEY_SIZE else blake2b(salt).digest()
+    return "-" + blake2b(f"{day}\n{hint}".encode("utf-8", "surrogatepass"), key=key, digest_size=16).hexdigest()

@@ -7,7 +7,7 @@ for bit, on any machine: `redraw.py` does it from the log.
 import hashlib
 import zlib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from itertools import accumulate
 from typing import Final, NamedTuple, Protocol, cast
@@ -23,6 +23,7 @@ MADE_ELSEWHERE: Final = "made_elsewhere"
 """In place of the policy's name in the log of another system's decision."""
 _HEX: Final = frozenset("0123456789abcdef")
 _TWO_64: Final = float(2**64)
+_NONE: Final[Mapping[str, str]] = {}
 
 
 class Excluded(StrEnum):
@@ -30,6 +31,10 @@ class Excluded(StrEnum):
 
     DUPLICATE = "duplicate"  # the same id stood earlier in the request: the first one counts
     BAD_URL = "bad_url"  # its target is no plain http(s) address, so no click could be sent there
+    TAKEN = "taken"  # not to be had beside what was chosen first: `taken:rank:why`, out of the draws behind that rank
+
+
+_TAKEN: Final = Excluded.TAKEN.value
 
 
 class Candidate(Protocol):
@@ -88,6 +93,14 @@ class Known(NamedTuple):
     degraded: Sequence[str] = ()
 
 
+Take = Callable[[Choice, Candidate], Mapping[str, str] | None]
+"""Has what was just drawn, before the next rank is: pays for it, say, and writes that into the choice.
+
+Returns which other candidates cannot be had beside it, id -> why: the next ranks are drawn without them, so that each
+probability is that of a draw among what could be had. None: it cannot be had itself, and nothing more is drawn.
+"""
+
+
 def make_id(time_ms: int, visitor: str, random_48: int) -> str:
     """Return a decision id: 12 hex digits of time, 8 of route, 12 of randomness.
 
@@ -129,29 +142,35 @@ def uniform(decision_id: str, seed: str, rank: int) -> float:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()[:8]) // 2048 * 2048 / _TWO_64
 
 
-def decide(ask: Ask, known: Known, decision_id: str, seed: str) -> DecisionLog:
+def decide(ask: Ask, known: Known, decision_id: str, seed: str, take: Take | None = None) -> DecisionLog:
     """Choose up to `ask.how_many` of the actions that can be shown, and say all that is needed to explain it.
 
-    decision_id: as `make_id` gives it. seed: of this delivery process; logged.
+    decision_id: as `make_id` gives it. seed: of this delivery process; logged. take: told of each choice in its turn;
+    None = there is enough of everything.
     Returns the decision in full; no choices when no action can be shown. `propensities` are the candidates' at the
     first draw. Each later rank is drawn from those that are left, by the same policy, and each choice's propensity is
-    its probability at its own draw: given what was drawn before it.
+    its probability at its own draw: given what was drawn before it. A candidate that `take` lets fall out stays one,
+    and is among the excluded as well, with the rank behind which it was out of play.
     """
     candidates, ids, excluded = _eligible(ask.actions)
     policy, features = known.policy, [action.features for action in candidates]
     scores = policy.scores_for(ids, ask.context, features) if ids else []
-    propensities, drawn = draw(policy, scores, ask.how_many, decision_id, seed)
-    choices = [
-        Choice(
-            ids[at],
-            rank,
-            probability,
-            candidates[at].campaign_id,
-            candidates[at].creative_id,
-            policy.lesson_for(ask.context, features[at]),
-        )
-        for rank, (at, probability) in enumerate(drawn)
-    ]
+    choices: list[Choice] = []
+    fallen: dict[str, str] = {}
+
+    def had(rank: int, at: int, probability: float) -> Collection[int] | None:
+        action = candidates[at]
+        lesson = policy.lesson_for(ask.context, features[at])
+        choice = Choice(ids[at], rank, probability, action.campaign_id, action.creative_id, lesson)
+        beside = take(choice, action) if take is not None else _NONE
+        if beside is None:
+            return None
+        choices.append(choice)
+        out = [at for at, name in enumerate(ids) if name in beside and name not in fallen] if beside else ()
+        fallen.update((ids[at], f"{_TAKEN}:{rank}:{beside[ids[at]]}") for at in out)
+        return out
+
+    propensities, _ = draw(policy, scores, ask.how_many, decision_id, seed, had)
     return DecisionLog(
         decision_id,
         ask.placement_id,
@@ -161,13 +180,24 @@ def decide(ask: Ask, known: Known, decision_id: str, seed: str) -> DecisionLog:
         choices,
         ids,
         propensities,
-        {**ask.excluded, **excluded},
+        {**fallen, **ask.excluded, **excluded},  # those that a redraw needs first: of a huge log the last are left out
         dict(ask.context),
         cast(dict[str, dict[str, object]], {name: found for name, found in zip(ids, features, strict=True) if found}),
         list(known.degraded),
         scores,
         policy.logged_rules(),
     )
+
+
+def fallen_behind(log: DecisionLog) -> dict[int, list[int]]:
+    """Return which candidates, by their index, fell out of play behind which rank, from a decision's log."""
+    found: dict[int, list[int]] = {}
+    if len(log.choices) > 1:
+        for at, name in enumerate(log.candidates):
+            kind, _, rest = log.excluded.get(name, "").partition(":")
+            if kind == _TAKEN:
+                found.setdefault(int(rest.partition(":")[0]), []).append(at)
+    return found
 
 
 def made_elsewhere(
@@ -208,11 +238,17 @@ def made_elsewhere(
 
 
 def draw(
-    policy: Policy, scores: Sequence[float], count: int, decision_id: str, seed: str
+    policy: Policy,
+    scores: Sequence[float],
+    count: int,
+    decision_id: str,
+    seed: str,
+    had: Callable[[int, int, float], Collection[int] | None] | None = None,
 ) -> tuple[list[float], list[tuple[int, float]]]:
     """Draw up to `count` different actions, one after the other.
 
-    scores: the policy's, of the actions that can be drawn.
+    scores: the policy's, of the actions that can be drawn. had: told (rank, index, probability) of each draw in its
+    turn; returns the indices that are out of play from then on, or None: the draw counts for nothing, and is the last.
     Returns (the probabilities of all at the first draw, [(index into scores, probability at its draw)]).
     """
     if not scores:
@@ -222,10 +258,21 @@ def draw(
     drawn: list[tuple[int, float]] = []
     for rank in range(min(count, len(scores))):
         if rank:
+            if not left:
+                break
             probabilities = policy.probabilities(scores_left)
         at = _pick(probabilities, uniform(decision_id, seed, rank))
-        drawn.append((left.pop(at), probabilities[at]))
+        probability = probabilities[at]
+        index = left.pop(at)
         del scores_left[at]
+        out = had(rank, index, probability) if had is not None else ()
+        if out is None:
+            break
+        drawn.append((index, probability))
+        if out:
+            gone = frozenset(out)
+            left = [index for index in left if index not in gone]
+            scores_left = [scores[index] for index in left]
     return first, drawn
 
 

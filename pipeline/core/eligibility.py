@@ -2,7 +2,8 @@
 
 The order is: what is paused, what the request leaves out, audience, schedule, consent, caps, stock, budget and pacing,
 what is on the page already; and of the lines that are left, only those of the highest priority. What may be shown goes
-to the policy; the reasons go into the decision's log.
+to the policy; the reasons go into the decision's log. What falls out between two ranks of a decision (`taken`) is told
+by who reserves (pipeline/delivery/sale.py).
 """
 
 from collections.abc import Collection, Sequence
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple, Protocol
 from pipeline.core.audience import Facts
 from pipeline.core.caps import CapRule, Full
 from pipeline.core.catalogue import LiveCreative, LiveLine, LivePlacement
+from pipeline.core.decide import Excluded
 
 
 class Reason(StrEnum):
@@ -30,6 +32,7 @@ class Reason(StrEnum):
     PACING = "pacing"
     ON_PAGE = "on_page"
     PRIORITY = "priority"
+    TAKEN = Excluded.TAKEN.value
 
 
 MEANINGS: Final = {
@@ -47,8 +50,10 @@ MEANINGS: Final = {
     "others",
     Reason.BUDGET: "no room in the line's or campaign's budget",
     Reason.PACING: "there is money, but it is to last: the line waits its turn",
-    Reason.ON_PAGE: "already chosen for another placement of the page; detail: the creative, or its line",
+    Reason.ON_PAGE: "already chosen for another placement of the page; detail: the creative",
     Reason.PRIORITY: "another line that may be shown has a higher priority; detail: which priority",
+    Reason.TAKEN: "it could be shown, but not beside what the same decision had chosen before: that was the last that "
+    "a cap, the money or the pieces left room for; detail: behind which rank, and why, `taken:0:cap:line:day`",
 }
 """What each reason means. An exclusion is `reason` or `reason:detail`."""
 
@@ -58,6 +63,9 @@ class CapsView(Protocol):
 
     def full(self, rules: Sequence[CapRule]) -> Full | None:
         """Return the first of these caps without room for one more, or None."""
+
+    def add(self, creative: LiveCreative) -> None:
+        """Count one more: the decision that this is asked for has just chosen it."""
 
 
 class StockView(Protocol):
@@ -106,7 +114,7 @@ class Visit:
     facts: facts.now_ms is the moment; facts.profile must be None without consent. has_consent: to be recognised.
     caps: None where nothing can be counted (profiles not read yet; no consent, and no key for the day): then nothing is
     shown that has a cap.
-    on_page: creatives, lines_on_page: lines, already chosen for other placements of the same request.
+    on_page: creatives already chosen for other placements of the same request.
     exclude, only: ids of creatives, lines and campaigns that the request leaves out, or wants one of (empty = any).
     """
 
@@ -116,7 +124,6 @@ class Visit:
     stock: StockView = PLENTY
     budget: BudgetView = PLENTY
     on_page: Collection[str] = frozenset()
-    lines_on_page: Collection[str] = frozenset()
     exclude: Collection[str] = ()
     only: Collection[str] = ()
 
@@ -156,11 +163,6 @@ def eligible(placement: LivePlacement, visit: Visit) -> Eligible:
                 highest = line.priority
                 left.append(creative)
     return Eligible(left, excluded)
-
-
-def reason_of(text: str) -> Reason:
-    """Return the reason of an exclusion, without its detail. Raises ValueError where it is none of ours."""
-    return Reason(text.partition(":")[0])
 
 
 # a member of an enum in an f-string costs half a microsecond, a text nothing
@@ -208,13 +210,11 @@ class _OfLine(NamedTuple):
 
     has_stock: bool
     lacks: str
-    is_on_page: bool
 
 
 def _of_line(line: LiveLine, visit: Visit) -> _OfLine:
     has_stock = not line.skus or any(map(visit.stock.has_stock, line.skus))
-    lacks = visit.budget.lacks(line) if has_stock else ""
-    return _OfLine(has_stock, lacks, line.id in visit.lines_on_page)
+    return _OfLine(has_stock, visit.budget.lacks(line) if has_stock else "")
 
 
 def _after_caps(creative: LiveCreative, of_line: _OfLine, visit: Visit) -> str:
@@ -226,6 +226,4 @@ def _after_caps(creative: LiveCreative, of_line: _OfLine, visit: Visit) -> str:
         return f"{_STOCK}:held"
     if of_line.lacks:
         return of_line.lacks
-    if of_line.is_on_page:
-        return f"{_ON_PAGE}:line"
     return f"{_ON_PAGE}:creative" if creative.id in visit.on_page else ""

@@ -6,7 +6,7 @@ No model is needed: what it said of each action at that moment, its score, is in
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipeline.core.decide import MADE_ELSEWHERE, draw
+from pipeline.core.decide import MADE_ELSEWHERE, draw, fallen_behind
 from pipeline.core.group import group_decision
 from pipeline.core.policies import ALL_POLICIES
 from pipeline.core.policy import PolicyRules
@@ -58,7 +58,10 @@ def _redrawn(log: DecisionLog) -> Redrawn:
     except TypeError as error:
         expected = ", ".join(kind({}, PolicyRules()).logged_rules())
         raise NotDrawable(f"rules {log.rules}: {error}; expected {expected}") from None
-    propensities, drawn = draw(policy, log.scores, len(log.choices), log.decision_id, log.seed)
+    out = fallen_behind(log)
+    propensities, drawn = draw(
+        policy, log.scores, len(log.choices), log.decision_id, log.seed, lambda rank, *_: out.get(rank, ())
+    )
     choices = [(log.candidates[at], probability) for at, probability in drawn]
     return Redrawn(choices, propensities, list(_differences(log, choices, propensities)))
 

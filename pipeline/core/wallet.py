@@ -275,11 +275,6 @@ class Wallet:
         lines = [line.terms for line in self._lines.values() if line.held and now_ms - line.used_ms > IDLE_MS]
         return {name for one in lines for name in one.limits}
 
-    def give_up_all(self) -> None:
-        """Declare everything, at the end."""
-        for line in self._lines.values():
-            self._declare(line, line.held)
-
     @property
     def left_micros(self) -> int:
         """What money is leased and not reserved."""

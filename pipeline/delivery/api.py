@@ -8,13 +8,14 @@ from pydantic.alias_generators import to_camel
 from schemas.outcome import OWN_REVENUE
 
 HOW_MANY_MAX = 50
+NAMES_MAX = 1_000
 PLACEMENTS_MAX = 20
 FEATURES_MAX = 32
 _SHOWN = r"[^\s\x00-\x1f\x7f]"
 _TEXT = rf"^{_SHOWN}(?:[^\x00-\x1f\x7f]*{_SHOWN})?$"
 
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=_TEXT)]
-Names = Annotated[list[Name], Field(max_length=HOW_MANY_MAX)]
+Names = Annotated[list[Name], Field(max_length=NAMES_MAX)]
 Id = Annotated[str, Field(max_length=128, pattern=rf"^$|{_TEXT}")]
 Whole = Annotated[int, Field(ge=-(2**63) + 1, le=2**63 - 1, strict=True)]
 Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
@@ -131,8 +132,9 @@ class DecisionAnswer(BaseModel):
 
     fallback: what a published placement shows where nothing was chosen; neither counted nor billed.
     placement: where to show it; where a group was asked for, the one chosen of its members. channel: that one's.
-    send_at: of mail, push and message, when to send it: the next allowed moment of the best hour. Who sends it follows
-    its impression_url then: a trial is what was sent, answered or not.
+    send_at: of mail, push and message, when to send it: the next allowed moment of the best hour; at once where a line
+    pays for an event or holds a piece, since both are reserved from the decision on. Who sends it follows its
+    impression_url then: a trial is what was sent, answered or not.
     """
 
     decision_id: str
@@ -390,7 +392,8 @@ class ModelAnswer(BaseModel):
 
 
 class ArmPoint(BaseModel):
-    """One arm in one interval: trials and reward in it; mean, low, high: of all so far, with the prior.
+    """One arm in one interval: trials and reward in it, of decisions whose first choice it was; mean, low, high: of all
+    so far in this answer, with the prior that the policy has for this arm now.
 
     probability: mean over the interval's decisions that it was a candidate of; null where none was logged.
     """

@@ -81,11 +81,12 @@ class Counted:
             if closed is not None:
                 return closed
         if whom.visitor:
-            return CapCounts(whom.found.state, self._own.of(key, whom.found.state, time_ms), time_ms)
+            own = self._own.of(key, whom.found.state, time_ms)
+            return CapCounts(whom.found.state, own, time_ms, self._own.lost(key))
         self._own_today.turn(_day(time_ms))
         if self._own_today.is_lost(key):
             return UNKNOWN
-        return CapCounts(None, self._own_today.of(key, None, time_ms), time_ms)
+        return CapCounts(None, self._own_today.of(key, None, time_ms), time_ms, self._own_today.lost(key))
 
     def _closed(self, slots: Slots, key: str, whom: Whom, time_ms: int) -> Closed | None:
         slot, clock_s = slot_of(key), boot_s()
@@ -107,7 +108,9 @@ class Counted:
         if capped and self._slots is not None and not self._keep(self._slots, key, made, whom, time_ms, capped):
             return False
         shows = self._own if whom.visitor else self._own_today
-        shows.note(key, made.decision_id, time_ms, made.choices)
+        names = {choice.action_id for choice in capped}
+        others = [choice for choice in made.choices if choice.action_id not in names] if names else made.choices
+        shows.note(key, made.decision_id, time_ms, capped, others)
         return True
 
     def _keep(

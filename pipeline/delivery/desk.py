@@ -56,7 +56,7 @@ class Desk:
         self._sites = tuple(dict.fromkeys(settings.write_keys.values()))
         self._base = settings.public_url.rstrip("/") or own_url(settings)
         self._seed = secrets.token_hex(8)
-        self.sends = SendTimes(settings, lambda: published.shelf.catalogue)
+        self.sends = SendTimes(lambda: published.shelf.catalogue)
         self._groups = Groups(memory, published, self._seed)
         self._random = _random_48(secrets.token_bytes(32))
 
@@ -113,7 +113,7 @@ class Desk:
                 policy=log.policy,
                 profile=ProfileRead(known=found.state is not None, version=found.version),
                 degraded=log.degraded,
-                group=place.placement if log.placement_id != place.placement else "",
+                group=offer.group,
                 channel=offer.channel if log.choices else "",
                 send_at=_iso(offer.sending.send_ms) if offer.sending is not None else None,
                 sending=_why_then(offer.sending) if offer.sending is not None else None,
@@ -170,7 +170,7 @@ class Desk:
     def _drawn(
         self, place: Place, whom: Whom, known: Known, page: Set[str], decision_id: str
     ) -> tuple[DecisionLog, Offer]:
-        """Draw; where the money for what was drawn has just gone, draw again without it."""
+        """Draw; where somebody else just had the last of what was drawn first, draw again without it."""
         gone: dict[str, str] = {}
         while True:
             if place.actions:
@@ -181,10 +181,11 @@ class Desk:
             if offer.policy:
                 known = known._replace(policy=self._memory.policy(place.placement, offer.policy).policy)
             ask = Ask(place.placement, whom.visitor, offer.candidates, place.count, context, offer.excluded)
-            log = decide(ask, known, decision_id, self._seed)
             if place.actions:
-                return log, offer
-            lacking = self._published.reserve(log, offer, whom)
+                return decide(ask, known, decision_id, self._seed), offer
+            sale = self._published.sale(offer, whom, decision_id, place.count)
+            log = decide(ask, known, decision_id, self._seed, sale.take)
+            lacking = sale.close(log)
             if not lacking:
                 return log, offer
             gone |= lacking
@@ -206,10 +207,12 @@ class Desk:
 
     def _links(self, log: DecisionLog, offer: Offer, sender: Sender, time_ms: int) -> list[Chosen]:
         expires_ms = time_ms + self._settings.link_max_age_ms
+        found = offer.found({choice.action_id for choice in log.choices})
         chosen = []
         for choice in log.choices:
             named = (log.decision_id, choice.action_id, sender.site, log.placement_id, choice.campaign_id)
-            target = next(action.url for action in offer.candidates if action.id == choice.action_id)
+            candidate = found[choice.action_id]
+            target = candidate.url
             shown = seal(Link(LinkKind.IMPRESSION, *named, choice.creative_id, expires_ms), self._key)
             clicked = seal(Link(LinkKind.CLICK, *named, choice.creative_id, expires_ms, target), self._key)
             chosen.append(
@@ -219,7 +222,7 @@ class Desk:
                     probability=choice.propensity * choice.group_propensity,
                     impression_url=f"{self._base}/v1/i/{shown}.gif",
                     click_url=f"{self._base}/c/{clicked}" if target else None,
-                    content=offer.content(choice.action_id),
+                    content=offer.content(candidate),
                     campaign_id=choice.campaign_id,
                     line_id=choice.line_id,
                 )

@@ -31,22 +31,22 @@ class Groups:
     def drawn(
         self, place: Place, whom: Whom, known: Known, page: Set[str], decision_id: str
     ) -> tuple[DecisionLog, Offer]:
-        """Draw a member, then what it shows; where the money for that has just gone, draw both again without it.
+        """Draw a member, then what it shows; where somebody else just had the last of that, draw both again without it.
 
         known: of the group. Returns the member's log, with the group's in it; the group's own where no member has
         anything to show.
         """
         gone: dict[str, str] = {}
         while True:
-            log, offer = self._once(place, whom, known, page, gone, decision_id)
-            lacking = self._published.reserve(log, offer, whom)
+            log, offer, lacking = self._once(place, whom, known, page, gone, decision_id)
             if not lacking:
                 return log, offer
             gone |= lacking
 
     def _once(
         self, place: Place, whom: Whom, known: Known, page: Set[str], gone: Mapping[str, str], decision_id: str
-    ) -> tuple[DecisionLog, Offer]:
+    ) -> tuple[DecisionLog, Offer, dict[str, str]]:
+        """As `drawn`; and what just fell out, as `Sale.close` has it."""
         group_id, published = place.placement, self._published
         whole = published.offer(place, whom, page, gone, decision_id)
         names = [name for name in published.members(group_id) if name not in whole.excluded]
@@ -61,14 +61,17 @@ class Groups:
         left = members([name for name in names if offers[name].candidates])
         top = choose_member(Ask(group_id, whom.visitor, left, 1, context, excluded), known, decision_id, self._seed)
         if not top.choices:
-            return top, whole
+            return top, replace(whole, group=group_id), {}
         chosen = top.choices[0].action_id
         offer = offers[chosen]
         policy = self._memory.policy(chosen, offer.policy)
         ask = Ask(chosen, whom.visitor, offer.candidates, place.count, _context(context, offer), offer.excluded)
-        log = decide(ask, Known(policy.policy, policy.model_version, known.degraded), decision_id, self._seed)
+        sale = published.sale(offer, whom, decision_id, place.count)
+        known = Known(policy.policy, policy.model_version, known.degraded)
+        log = decide(ask, known, decision_id, self._seed, sale.take)
         note_group(log, top)
-        return log, replace(offer, fallback=whole.fallback or offer.fallback)
+        offer = replace(offer, fallback=whole.fallback or offer.fallback, group=group_id)
+        return log, offer, sale.close(log)
 
 
 def _why(name: str, offer: Offer) -> dict[str, str]:

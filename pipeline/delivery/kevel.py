@@ -7,19 +7,19 @@ id. Where nothing may be shown the decision is null, as Kevel has it; a placemen
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from pipeline.core.catalogue import Catalogue, LiveCreative
-from pipeline.delivery.api import PLACEMENTS_MAX, Chosen, DecisionAnswer, DecisionRequest
+from pipeline.core.catalogue import Catalogue, LiveCampaign, LiveCreative, LiveLine
+from pipeline.delivery.api import NAMES_MAX, PLACEMENTS_MAX, Chosen, DecisionAnswer, DecisionRequest
 from pipeline.delivery.desk import Asked, Desk
 from pipeline.delivery.guard import Guard
 from pipeline.delivery.offer import Offer
 from pipeline.delivery.peers import Decided
-from pipeline.delivery.problems import SAFE_HEADERS, Problem
+from pipeline.delivery.problems import SAFE_HEADERS, Problem, invalid
 from pipeline.delivery.published import Published
 from pipeline.delivery.web import Answer, Request
 from pipeline.edge.clock import now_ms
@@ -64,7 +64,7 @@ class KevelRequest(_Kevel):
     user: KevelUser | None = None
     keywords: list[str] | None = None
     url: str | None = None
-    blocked_creatives: list[Number] | None = None
+    blocked_creatives: Annotated[list[Number], Field(max_length=NAMES_MAX)] | None = None
     is_mobile: bool | None = None
     notrack: bool | None = None
     consent: dict[str, Any] | None = None
@@ -109,14 +109,10 @@ class Numbers:
         self.zones = {
             zone: place.id for place in catalogue.placements.values() if (zone := place.body.labels.get(ZONE_LABEL))
         }
-        self._ids: dict[int, list[str]] = {}
-        for found in (catalogue.creatives, catalogue.lines, catalogue.campaigns):
-            for one in found.values():
-                self._ids.setdefault(number_of(one.id, one.labels), []).append(one.id)
-
-    def ids(self, number: int) -> Sequence[str]:
-        """Return the creatives, lines and campaigns that have a number."""
-        return self._ids.get(number, ())
+        self.creatives, self.lines, self.campaigns = (
+            _by_number(found.values()) for found in (catalogue.creatives, catalogue.lines, catalogue.campaigns)
+        )
+        """Number -> ids: each kind of objects has numbers of its own."""
 
 
 class Kevel:
@@ -133,13 +129,18 @@ class Kevel:
         if self._known.catalogue is not self._published.shelf.catalogue:
             self._known = Numbers(self._published.shelf.catalogue)
         names = _names(body.placements)
-        wish = DecisionRequest.model_validate({
-            "placements": [self._wish(place, body.blocked_creatives or ()) for place in body.placements],
+        numbers = dict.fromkeys(body.blocked_creatives or ())
+        blocked = [key for number in numbers for key in self._known.creatives.get(number, ())]
+        wish = {
+            "placements": [self._wish(place, blocked) for place in body.placements],
             "visitor": (body.user.key if body.user is not None else None) or "",
             "consent": not body.notrack and not _refuses(body.consent),
             "context": _context(body),
-        })  # fmt: skip
-        asked = self._desk.read(wish, self._guard.refuses_tracking(request))
+        }
+        try:
+            asked = self._desk.read(DecisionRequest.model_validate(wish), self._guard.refuses_tracking(request))
+        except ValidationError as error:  # properties by names that no context may have, say, or too many of them
+            raise invalid(400, error, "request body") from None
         return asked, lambda: self._decided(body, names, asked)
 
     def _decided(self, body: KevelRequest, names: Sequence[str], asked: Asked) -> Decided:
@@ -151,13 +152,20 @@ class Kevel:
         json_ = answer.__pydantic_serializer__.to_json(answer, by_alias=True)
         return Answer(200, json_, headers=SAFE_HEADERS), [one.decision_id for one, _ in decided]
 
-    def _wish(self, place: KevelPlacement, blocked: Sequence[int]) -> dict[str, object]:
-        only = [number for number in (place.campaign_id, place.flight_id, place.ad_id) if number is not None]
+    def _wish(self, place: KevelPlacement, blocked: Sequence[str]) -> dict[str, object]:
+        known = self._known
+        only = [
+            found.get(number, ["unknown"])
+            for found, number in (
+                (known.campaigns, place.campaign_id), (known.lines, place.flight_id), (known.creatives, place.ad_id),
+            )
+            if number is not None
+        ]  # fmt: skip
         return {
             "placement": self._placement(place),
             "count": place.count or 1,
-            "exclude": [key for number in blocked for key in self._known.ids(number)],
-            "only": [key for number in only for key in self._known.ids(number) or ("unknown",)],
+            "exclude": blocked,
+            "only": [key for ids in only for key in ids],
         }
 
     def _placement(self, place: KevelPlacement) -> str:
@@ -206,6 +214,13 @@ def number_of(key: str, labels: Mapping[str, str]) -> int:
     if stated.isascii() and stated.isdigit():
         return int(stated)
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest(), "big") & 0x7FFFFFFF
+
+
+def _by_number(objects: Iterable[LiveCreative | LiveLine | LiveCampaign]) -> Mapping[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for one in objects:
+        found.setdefault(number_of(one.id, one.labels), []).append(one.id)
+    return found
 
 
 def _names(places: Sequence[KevelPlacement]) -> list[str]:

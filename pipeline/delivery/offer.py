@@ -1,13 +1,15 @@
 """What one decision is made among: actions of the request itself, or what marketers have published."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
+from pipeline.core.catalogue import LiveCreative
 from pipeline.core.decide import Candidate
-from pipeline.core.eligibility import Reason
+from pipeline.core.eligibility import Reason, Visit
 from pipeline.core.send_time import SendTime
 from pipeline.delivery.api import ActionIn, Made
+from pipeline.delivery.content import content_of
 from pipeline.delivery.memory import Found
 
 NOBODY: Final = Found(None, -1)
@@ -74,23 +76,35 @@ class Sending(NamedTuple):
 class Offer:
     """What may be chosen, and why the rest may not.
 
-    contents: candidate id -> what to show, of published ones. fallback: what the placement shows where nothing is left.
+    visit: what is known of it, of published ones. fallback: what the placement shows where nothing is left.
     context: to be logged with the decision. policy: of the experiment's variant; "" = the placement's own.
-    channel: of a published placement. sending: when to send what was chosen, where something is sent.
+    channel: of a published placement. sending: when to send what was chosen, where something is sent. group: the
+    placement asked for, where it is a group.
     """
 
     candidates: Sequence[Candidate]
     excluded: Mapping[str, str] = field(default_factory=dict)
-    contents: Mapping[str, dict[str, str]] = field(default_factory=dict)
+    visit: Visit | None = None
     fallback: dict[str, str] | None = None
     context: Mapping[str, object] = field(default_factory=dict)
     policy: str = ""
     channel: str = ""
     sending: Sending | None = None
+    group: str = ""
 
-    def content(self, action_id: str) -> dict[str, str] | None:
-        """What to show for an action; None where the caller knows."""
-        return self.contents.get(action_id)
+    def found(self, action_ids: Collection[str]) -> dict[str, Candidate]:
+        """Return those of the candidates; of two with one id the first, which is the one that counts."""
+        found: dict[str, Candidate] = {}
+        for one in self.candidates:
+            if one.id in action_ids:
+                found.setdefault(one.id, one)
+        return found
+
+    def content(self, candidate: Candidate) -> dict[str, str] | None:
+        """What to show for a candidate; None where the caller knows."""
+        if self.visit is None or not isinstance(candidate, LiveCreative):
+            return None
+        return content_of(candidate, self.visit.facts)
 
 
 def of_request(actions: Sequence[ActionIn], page: Set[str]) -> Offer:

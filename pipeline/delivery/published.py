@@ -3,9 +3,7 @@
 A thread makes the catalogue anew when something was changed and puts it in place whole; decisions only read it.
 """
 
-import html
 import logging
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Final, NamedTuple
@@ -14,8 +12,7 @@ import msgspec
 from msgspec import UNSET
 
 from pipeline.core.audience import Audience, Facts, parse
-from pipeline.core.audience_fields import BY_NAME
-from pipeline.core.catalogue import Catalogue, LiveCreative, LivePlacement
+from pipeline.core.catalogue import Catalogue, LivePlacement
 from pipeline.core.decide import time_of
 from pipeline.core.eligibility import Reason, Visit, eligible
 from pipeline.core.experiment.assign import Assignment, Plan, assign, plan
@@ -26,25 +23,22 @@ from pipeline.delivery.counted import Counted
 from pipeline.delivery.memory import Memory
 from pipeline.delivery.offer import Offer, Place, Whom
 from pipeline.delivery.problems import Problem, away
+from pipeline.delivery.sale import Sale
 from pipeline.delivery.slots import Slots
 from pipeline.delivery.till import Till
 from pipeline.edge.catalogue import Catalogue as Follower
 from pipeline.settings import Settings
 from schemas.campaign import Status, Stored
 from schemas.experiment import Experiment, Holdout
-from schemas.outcome import Choice, DecisionLog
+from schemas.outcome import DecisionLog
 from schemas.profile import Profile
 
 log = logging.getLogger(__name__)
 
-CAP_UNKNOWN: Final = f"{Reason.CAP.value}:unknown"
-TAKEN_BACK: Final = f"{Reason.PAUSED.value}:placement"
 GATHER_S: Final = 0.05
 """Changes that come together are compiled together."""
 SHOW_EVERY_S: Final = 10.0
 """How often the metrics of what was learnt are brought up to date."""
-_PLACE: Final = re.compile(r"\{(profile|session|context)\.([A-Za-z0-9_.-]{1,64})\}")
-
 
 _Features = Mapping[str, tuple[Mapping[str, Mapping[str, object]], Described]]
 """Placement -> its creatives' features, as they are and as vectors; of those where any has some."""
@@ -219,9 +213,7 @@ class Published:
     ) -> Offer:
         """Return what may be shown there now. page: creatives elsewhere on it.
 
-        gone: line or creative -> why it just fell out.
-
-        member: the placement meant, where the one asked for is a group.
+        gone: creative -> why it just fell out. member: the placement meant, where the one asked for is a group.
         """
         shelf, time_ms = self.shelf, time_of(decision_id)
         live = shelf.catalogue.placement(member or place.placement)
@@ -233,59 +225,21 @@ class Published:
         policy = next(filter(None, (shelf.factors.get(one, {}).get("policy") for one in assigned.variants.items())), "")
         if assigned.is_held_out:
             held_out = dict.fromkeys([*_creatives(live), *live.body.members], Reason.HOLDOUT.value)
-            return Offer([], held_out, {}, fallback, context)
+            return Offer([], held_out, None, fallback, context)
         facts = self._facts(whom, assigned, time_ms)
         means = self.till.view(live, whom, decision_id, time_ms)
         has_consent, caps = not whom.no_consent, self.counted.view(whom, time_ms, live.id in shelf.capped)
-        visit = Visit(facts, has_consent, caps, means, means, page, exclude=place.exclude, only=place.only)
+        exclude, only = (frozenset(names) if names else () for names in (place.exclude, place.only))
+        visit = Visit(facts, has_consent, caps, means, means, page, exclude, only)
         candidates, excluded = eligible(live, visit)
-        left = candidates
         if gone:
-            whys = {one.id: gone.get(one.line_id) or gone.get(one.id, "") for one in candidates}
-            excluded |= {name: why for name, why in whys.items() if why}
-            left = [one for one in candidates if not whys[one.id]]
-        contents = {one.id: _content(one, facts) for one in left}
-        return Offer(left, excluded, contents, fallback, context, policy, live.body.channel.value)
+            excluded |= {one.id: gone[one.id] for one in candidates if one.id in gone}
+            candidates = [one for one in candidates if one.id not in gone]
+        return Offer(candidates, excluded, visit, fallback, context, policy, live.body.channel.value)
 
-    def reserve(self, made: DecisionLog, offer: Offer, whom: Whom) -> dict[str, str]:
-        """Reserve what the choices cost and hold their pieces, and write it into them; count them for caps.
-
-        Returns the line or creative that just fell out, with the reason; then nothing is reserved. Nothing = done.
-        """
-        time_ms = time_of(made.decision_id)
-        priced = {one.id: one for one in offer.candidates if isinstance(one, LiveCreative)}
-        done: list[Choice] = []
-        capped: list[Choice] = []
-        for choice in made.choices:
-            creative = priced[choice.action_id]
-            choice.line_id, choice.goals = creative.line.id, creative.line.goals
-            why, what = self.till.reserve(creative.line, choice, time_ms), creative.line.id
-            if not why:
-                done.append(choice)
-                why, what = self._hold(creative, choice, made, whom), creative.id
-            if why:
-                self._give_back(done, whom)
-                return {what: why}
-            if creative.caps or creative.line.caps:
-                capped.append(choice)
-        if self.counted.note(made, whom, time_ms, capped):
-            return {}
-        self._give_back(done, whom)
-        return {choice.action_id: CAP_UNKNOWN for choice in capped}
-
-    def _give_back(self, done: Sequence[Choice], whom: Whom) -> None:
-        for one in done:
-            self.till.give_back(one, whom.visitor)
-
-    def _hold(self, creative: LiveCreative, choice: Choice, made: DecisionLog, whom: Whom) -> str:
-        """Hold the pieces that a creative holds, if any; return "", or why not."""
-        if not creative.held_skus:
-            return ""
-        live = self.shelf.catalogue.placement(made.placement_id)
-        if live is None:
-            return TAKEN_BACK
-        view = self.till.view(live, whom, made.decision_id, time_of(made.decision_id))
-        return self.till.hold(creative, choice, view, made.decision_id)
+    def sale(self, offer: Offer, whom: Whom, decision_id: str, count: int) -> Sale:
+        """Return what reserves a decision's choices, as they are drawn. offer: of `offer`. count: as many at most."""
+        return Sale(self.till, self.counted, offer, whom, (decision_id, count))
 
     def _facts(self, whom: Whom, assigned: Assignment, time_ms: int) -> Facts:
         profile = None
@@ -337,20 +291,3 @@ def _capped(catalogue: Catalogue) -> Set[str]:
 
 def _creatives(place: LivePlacement) -> Sequence[str]:
     return [creative.id for line in place.lines for creative in line.creatives]
-
-
-def _content(creative: LiveCreative, facts: Facts) -> dict[str, str]:
-    """Return what to show; in a dynamic one what is known is put in, escaped for HTML, and the unknown is nothing."""
-    if creative.kind != "dynamic":
-        return dict(creative.content)
-
-    def value(found: re.Match[str]) -> str:
-        source, name = found.groups()
-        if source == "context":
-            known = facts.context.get(name)
-        else:
-            field = BY_NAME.get(f"{source}.{name}")
-            known = field.read(facts) if field is not None else None
-        return "" if known is None or isinstance(known, dict) else html.escape(str(known))
-
-    return {part: _PLACE.sub(value, text) for part, text in creative.content.items()}

@@ -56,6 +56,10 @@ class Till:
         self._paces.reserved(line.id, reserved.lease_id, line.each_micros)
         return ""
 
+    def has_room(self, line: LiveLine, time_ms: int) -> bool:
+        """Say whether one more of a line can be paid for now."""
+        return line.price is None or self._purse.has_room(line.id, time_ms)
+
     def spent_micros(self, account: Account) -> int:
         """Return what all processes have reserved of an account and not released, as far as that is known here."""
         return self._purse.spent_micros(account)

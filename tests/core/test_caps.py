@@ -271,6 +271,7 @@ def test_no_cap_is_ever_exceeded_however_far_the_stage_is_behind(asked: list[tup
             for level, name in (("creative", creative), ("line", LINES[creative])):
                 for cap in CAPS:
                     assert by_hand(shown, level, name, cap.per, minute * MINUTE_MS) <= cap.count
+    assert bool(shown) == bool(asked), "the first is let through"
 
 
 def test_own_decisions_are_bounded_and_those_of_visitors_not_seen_for_long_go_first() -> None:
@@ -296,15 +297,15 @@ def test_a_choice_without_a_line_is_nothing_to_count() -> None:
 
 
 def test_a_key_for_caps_is_of_one_day_one_hint_and_one_secret() -> None:
-    salt, other = b"s" * 16, b"t" * 16
+    salt, other, long = b"s" * 16, b"t" * 16, b"l" * 65
     assert cap_key(salt, "2026-05-01", "net|browser") == cap_key(salt, "2026-05-01", "net|browser")
     keys = {
         cap_key(key, day, hint)
-        for key in (salt, other)
+        for key in (salt, other, long, long[:64])
         for day in ("2026-05-01", "2026-05-02")
         for hint in ("a", "b", "\ud800")
     }
-    assert len(keys) == 12
+    assert len(keys) == 24
     assert {len(each) for each in keys} == {33}
 
 

@@ -11,12 +11,12 @@ import httpx
 import pytest
 from adzerk_decision_sdk import Client, DecisionRequest, Placement, User
 from adzerk_decision_sdk.exceptions import ApiException
-from delivery_rig import until
 from published_rig import Desk, desks
 from pydantic import SecretStr
 
 from pipeline.delivery.kevel import number_of
 from schemas.event import EventType
+from tests.waits import until
 
 CONTENT = {"html": "<b>red</b>", "alt": "Red"}
 LABELS = {"kevel_id": "4711"}
@@ -88,6 +88,47 @@ def test_what_is_wrong_is_told_as_the_sdk_raises_it(
     with pytest.raises(ApiException) as raised:
         client(desk, key).decisions.get(DecisionRequest(placements=[place]))
     assert (raised.value.status, word in raised.value.body) == (status, True)
+
+
+def post(desk: Desk, **body: Any) -> httpx.Response:
+    """Ask as no SDK does."""
+    return desk.http.post("/api/v2", json=body, headers={"X-Adzerk-ApiKey": "secret"})
+
+
+@pytest.mark.parametrize(("properties", "where"), [
+    ({"": 1}, "context"),
+    ({"größe": "M"}, "context.größe"),
+    ({f"p{at}": at for at in range(33)}, "context"),
+])  # fmt: skip
+def test_properties_that_no_context_can_hold_are_told_by_their_place(
+    desk: Desk, properties: dict[str, Any], where: str
+) -> None:
+    answer = post(desk, placements=[{"divName": "hero", "properties": properties}])
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid"), answer.text
+    assert answer.json()["errors"][0]["where"].startswith(where)
+
+
+def test_hundreds_of_blocked_creatives_are_blocked_and_no_line_or_campaign_of_their_numbers(desk: Desk) -> None:
+    """Kevel's creatives, flights and campaigns have numbers of their own each."""
+    creatives = {f"blocked-{at}": {"labels": {"kevel_id": str(5_000 + at)}} for at in range(70)}
+    desk.campaign("blocked", creatives, labels={"kevel_id": "5069"})
+    numbers = [*range(5_000, 5_069), *range(9_000, 9_400)]
+    answer = post(desk, placements=[{"divName": "blocked", "count": 20}], blockedCreatives=numbers)
+    assert answer.status_code == 200, answer.text
+    assert [ad["creativeId"] for ad in answer.json()["decisions"]["blocked"]] == [5_069]
+    only_line = post(desk, placements=[{"divName": "blocked", "flightId": 5_069, "count": 20}])
+    assert len(only_line.json()["decisions"]["blocked"]) == 20
+    left = post(desk, placements=[{"divName": "blocked", "count": 20}], blockedCreatives=[5_069])
+    assert len(left.json()["decisions"]["blocked"]) == 20
+    too_many = post(desk, placements=[{"divName": "blocked"}], blockedCreatives=list(range(1_001)))
+    assert too_many.status_code == 400
+
+
+def test_a_count_never_passes_a_cap(desk: Desk) -> None:
+    desk.campaign("once", {f"once-{at}": {} for at in range(5)}, caps=[{"count": 2, "per": "day"}])
+    for user, shown in (("ann", 2), ("ann", 0)):
+        answer = post(desk, placements=[{"divName": "once", "count": 5}], user={"key": user})
+        assert len(answer.json()["decisions"]["once"] or ()) == shown
 
 
 def test_without_consent_nobody_is_remembered(desk: Desk) -> None:
