@@ -32,7 +32,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HERALD_", frozen=True, extra="forbid")
 
     # Where things are
-    data_dir: Path = Field(default_factory=_default_data_dir, description="embedded Kafka, warehouse, secrets, logs")
+    data_dir: Path = Field(
+        default_factory=_default_data_dir,
+        description="embedded Kafka, warehouse, secrets, logs, SQLite; what delivery must keep over a restart",
+    )
     host: str = Field("127.0.0.1", description="address that our servers bind to")
     kafka_bootstrap_servers: str = Field("", description="host:port,…; empty = the embedded Kafka")
     kafka_port: Port = Field(9092, description="port of the embedded Kafka")
@@ -111,7 +114,9 @@ class Settings(BaseSettings):
     mask_secret: SecretStr = Field(SecretStr(""), description="key of e-mail pseudonyms; empty = made once in data_dir")
 
     # Clean
-    future_max_ms: NotNegative = Field(HOUR_MS, description="an event later than this is given its received time")
+    future_max_ms: NotNegative = Field(
+        HOUR_MS, description="an event whose time is further ahead of our clock gets its time of receipt instead"
+    )
     age_max_ms: Positive = Field(400 * DAY_MS, description="an older event is refused as too_old")
     skew_min_ms: NotNegative = Field(
         10_000, description="a smaller difference is the network's, not the client's clock"
@@ -175,6 +180,10 @@ class Settings(BaseSettings):
     signing_secret: SecretStr = Field(
         SecretStr(""), description="key of signed addresses; empty = made once in data_dir"
     )
+    signing_secrets_accepted: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="further keys of signed addresses, comma separated: accepted only, while the key is changed",
+    )
     public_url: str = Field("", description="address of delivery as browsers see it; empty = host and port")
     link_max_age_ms: Positive = Field(7 * DAY_MS, description="life of a signed address")
     delivery_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
@@ -184,7 +193,7 @@ class Settings(BaseSettings):
         "",
         pattern=r"^(http://[^/\s]+)?$",
         description="address of this delivery process as the others reach it; empty = host (of 0.0.0.0: that of the"
-        " machine's name) and port",
+        " machine's name, or where that is no other's, the one that leads to PostgreSQL) and port",
     )
     peer_timeout_ms: Positive = Field(
         250, description="a decision waits so long for the delivery process that counts the visitor's caps"
@@ -222,7 +231,7 @@ class Settings(BaseSettings):
         600_000, description="stock is forecast and learning judged this often while anything new comes; 0 = never"
     )
     stock_lead_days: Annotated[int, Field(ge=0, le=180)] = Field(
-        7, description="how long it takes to get more of a sku: it is warned of earlier than that"
+        7, description="days it takes to get more of a sku; the alert comes when what is left may not last that long"
     )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="how much is logged")
@@ -238,11 +247,25 @@ class Settings(BaseSettings):
             raise ValueError("expected name=value,name=value")
         return {key.strip(): right.strip() for key, _, right in pairs}
 
-    @field_validator("allowed_origins", "trusted_proxies", "delivery_keys", mode="before")
+    @field_validator("allowed_origins", "trusted_proxies", "delivery_keys", "signing_secrets_accepted", mode="before")
     @classmethod
     def _read_list(cls, value: object) -> object:
         """`a,b` -> ("a", "b")."""
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("delivery_peer_url")
+    @classmethod
+    def _check_peer_url(cls, value: str) -> str:
+        """Refuse at the start what every other process would fail to ask."""
+        expected = "expected http://host:port"
+        try:
+            parts = urlsplit(value)
+            is_address = not value or bool(parts.hostname and parts.port != 0 and value == f"http://{parts.netloc}")
+        except ValueError as error:
+            raise ValueError(f"{error}; {expected}") from None
+        if not is_address:
+            raise ValueError(f"no address; {expected}")
+        return value
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -1,1 +1,1 @@
-"""The marketer's objects: their store, its REST interface, and their way to the topic `campaigns`."""
+"""The marketer's objects: their store and its REST interface, the leases and slots in it, and the topic `campaigns`."""

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, insert, inspect, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, inspect, select, update
 
 from pipeline.campaigns.database import Database, url_of
 from pipeline.campaigns.lease_tables import ACCOUNTS, LEASES
@@ -185,10 +185,13 @@ def _declare(connection: Connection, declared: Mapping[str, int]) -> None:
 
 def _open_of(connection: Connection, asks: Sequence[Ask]) -> list[Lease]:
     """Return all open leases of the lines and campaigns asked for."""
-    lines = sorted({ask.lease.line_id for ask in asks})
-    campaigns = sorted({ask.lease.campaign_id for ask in asks})
-    query = select(LEASES).where(or_(LEASES.c.line_id.in_(lines), LEASES.c.campaign_id.in_(campaigns)))
-    return [_lease(row) for row in connection.execute(query)]
+    found: dict[str, Lease] = {}
+    for column in (LEASES.c.line_id, LEASES.c.campaign_id):
+        names = sorted({getattr(ask.lease, column.name) for ask in asks})
+        for start in range(0, len(names), VARIABLES_MAX):
+            query = select(LEASES).where(column.in_(names[start : start + VARIABLES_MAX]))
+            found |= {row.lease_id: _lease(row) for row in connection.execute(query)}
+    return list(found.values())
 
 
 def _lease(row: Any) -> Lease:

@@ -1,4 +1,4 @@
-"""The campaigns' addresses, in one table: the same seven for each kind of object."""
+"""The campaigns' addresses, in one table: the same eight for each kind of object."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
@@ -150,11 +150,7 @@ COMMON: Final[tuple[Route, ...]] = (
           problems=(422, *_KEYED), needs_key=True,
           query=(("kind", {"type": "string", "enum": list(KINDS)}, "only this kind"),
                  ("id", {"type": "string"}, "only this object (with its kind)"), _LIMIT, _AFTER)),
-    Route("GET", "/healthz", "health", "200 while the process lives"),
-    Route("GET", "/readyz", "ready", "200 once the store answers", problems=(503,)),
-    Route("GET", "/metrics", "metrics", "Prometheus", media="text/plain"),
-    Route("GET", "/openapi.json", "openapi", "this document"),
-    Route("GET", "/docs", "docs", "this document, for people", media="text/html"),
+    *openapi.common("200 once the store answers"),
 )  # fmt: skip
 
 _REASONS: Final = {
@@ -167,7 +163,7 @@ _REASONS: Final = {
 
 _ABOUT: Final = About(
     title="Herald campaigns",
-    description="Advertisers, campaigns, lines, creatives and placements: versions, status, audit.",
+    description="Advertisers, campaigns, lines, creatives, placements and experiments: versions, status, audit.",
     key="a campaigns key (HERALD_CAMPAIGNS_KEYS), where any is set; its name is written down with each change",
     reasons=_REASONS,
     problem=ProblemDetails,

@@ -7,11 +7,11 @@ or with SQLite, which is a file of this machine, the machine's.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, insert, select, text
+from sqlalchemy import Connection, bindparam, delete, insert, select, text
 
 from pipeline.campaigns.database import Database
 from pipeline.campaigns.slot_tables import NOTES, PROCESSES, SLOT_ROWS
-from pipeline.core.slots import Process, Row, SlotRules, Turn, Wait, take_turn
+from pipeline.core.slots import Asker, Process, Row, SlotRules, Turn, Wait, take_turn
 from pipeline.edge.clock import now_ms
 from schemas.campaign import DAY_MS
 
@@ -28,16 +28,17 @@ class Note(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """How all stands: what a turn would be of now, and who holds what."""
+    """How all stands: what a turn would be of now, and who holds what. noted: of our slots those that have notes."""
 
     turn: Turn
     rows: Sequence[Row]
     processes: Sequence[Process]
-    notes: Sequence[Note]
+    noted: Collection[int]
 
 
 Leave = Callable[[Turn], Mapping[int, str]]
-"""Stops holding what a turn gives away; returns slot -> the note for its next holder, for those that need one."""
+"""Stops holding what a turn gives away; returns slot -> the note for its next holder, for those that need one. To be
+quick: everybody who writes waits for it."""
 
 
 class SlotStore:
@@ -48,15 +49,15 @@ class SlotStore:
         self._database = database
         self._rules = rules
 
-    def look(self, me: Process, known: Mapping[int, int], dead: Collection[str]) -> Seen:
-        """Return what a turn would be of now; nothing is stored. Arguments: see `take_turn`."""
+    def look(self, asker: Asker) -> Seen:
+        """Return what a turn would be of now; nothing is stored."""
         with self._database.reading() as connection:
-            return self._seen(connection, me, known, dead)
+            return self._seen(connection, asker)
 
-    def turn(self, me: Process, known: Mapping[int, int], dead: Collection[str], leave: Leave) -> Seen:
+    def turn(self, asker: Asker, leave: Leave) -> Seen:
         """Take a turn. Where this raises, what `leave` gave up may be given up in the store, or not."""
         with self._database.writing() as connection:
-            seen = self._seen(connection, me, known, dead)
+            seen = self._seen(connection, asker)
             turn, time_ms = seen.turn, self._now_ms(connection)
             connection.execute(delete(NOTES).where(NOTES.c.written_ms < time_ms - NOTES_KEPT_MS))
             _write_notes(connection, leave(turn), time_ms)
@@ -69,28 +70,40 @@ class SlotStore:
             connection.execute(insert(PROCESSES), turn.me._asdict())
             return seen
 
-    def end(self, me: Process, leave: Callable[[Collection[int]], Mapping[int, str]]) -> None:
-        """Give back all that a process holds. leave: of these slots, the notes for whoever takes them next."""
+    def give_back(self, me: Process, notes: Mapping[int, str]) -> None:
+        """Give back slots that a process holds, each with its note for whoever takes it next."""
         with self._database.writing() as connection:
-            is_ours = SLOT_ROWS.c.holder == me.holder
-            held = set(connection.execute(select(SLOT_ROWS.c.slot).where(is_ours)).scalars())
-            _write_notes(connection, leave(held), self._now_ms(connection))
+            is_ours = (SLOT_ROWS.c.holder == me.holder) & SLOT_ROWS.c.slot.in_(list(notes))
+            held = connection.execute(select(SLOT_ROWS.c.slot).where(is_ours)).scalars().all()
+            _write_notes(connection, {slot: notes[slot] for slot in held}, self._now_ms(connection))
             connection.execute(SLOT_ROWS.update().where(is_ours).values(holder="", home="", expires_ms=0))
+
+    def end(self, me: Process) -> list[int]:
+        """Take a process off the list, so that it is given no more; return what it holds, to be given back."""
+        with self._database.writing() as connection:
             connection.execute(delete(PROCESSES).where(PROCESSES.c.holder == me.holder))
+            query = select(SLOT_ROWS.c.slot).where(SLOT_ROWS.c.holder == me.holder)
+            return list(connection.execute(query).scalars())
+
+    def notes(self, slots: Collection[int]) -> list[Note]:
+        """Return the notes of slots, the oldest first."""
+        query = select(NOTES.c.seq, NOTES.c.slot, NOTES.c.body).where(NOTES.c.slot.in_(list(slots)))
+        with self._database.reading() as connection:
+            return [Note(*row) for row in connection.execute(query.order_by(NOTES.c.seq))]
 
     def forget(self, notes: Collection[Note]) -> None:
         """Delete notes that were taken over."""
         with self._database.writing() as connection:
-            connection.execute(delete(NOTES).where(NOTES.c.seq.in_([note.seq for note in notes])))
+            wanted = delete(NOTES).where(NOTES.c.seq == bindparam("note"))
+            connection.execute(wanted, [{"note": note.seq} for note in notes])
 
-    def _seen(self, connection: Connection, me: Process, known: Mapping[int, int], dead: Collection[str]) -> Seen:
+    def _seen(self, connection: Connection, asker: Asker) -> Seen:
         rows = [_row(row) for row in connection.execute(select(SLOT_ROWS))]
         processes = [Process(*row) for row in connection.execute(select(PROCESSES))]
-        turn = take_turn(rows, processes, me, self._now_ms(connection), known, dead, self._rules)
-        query = select(NOTES.c.seq, NOTES.c.slot, NOTES.c.body).where(NOTES.c.slot.in_(turn.mine))
-        notes = [Note(*row) for row in connection.execute(query.order_by(NOTES.c.seq))]
+        turn = take_turn(asker, rows, processes, self._now_ms(connection), self._rules)
+        noted = connection.execute(select(NOTES.c.slot).where(NOTES.c.slot.in_(turn.mine)).distinct()).scalars()
         after = {row.slot: row for row in (*rows, *turn.rows)}
-        return Seen(turn, list(after.values()), [*processes, turn.me], notes)
+        return Seen(turn, list(after.values()), [*processes, turn.me], set(noted))
 
     def _now_ms(self, connection: Connection) -> int:
         if self._database.is_sqlite:

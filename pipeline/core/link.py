@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -88,10 +89,11 @@ def seal(link: Link, key: bytes) -> str:
     return urlsafe_b64encode(_seal_of(said, key) + said).rstrip(b"=").decode("ascii")
 
 
-def unseal(token: str, key: bytes, kind: LinkKind, now_ms: int) -> Link | Expired | LinkFault:
+def unseal(token: str, keys: Sequence[bytes], kind: LinkKind, now_ms: int) -> Link | Expired | LinkFault:
     """Return what a token says, that it is too old to count, or why it is refused; raises nothing, whatever the token.
 
-    kind: of the address it came by. now_ms: when; a link still holds at exactly its expiry.
+    keys: any of them may have sealed it. kind: of the address it came by. now_ms: when; a link still holds at just its
+    expiry.
     """
     if len(token) > TOKEN_CHARS_MAX or _TOKEN.fullmatch(token) is None or len(token) % 4 == 1:
         return LinkFault.MALFORMED
@@ -99,7 +101,7 @@ def unseal(token: str, key: bytes, kind: LinkKind, now_ms: int) -> Link | Expire
     if urlsafe_b64encode(sealed).rstrip(b"=").decode("ascii") != token:
         return LinkFault.MALFORMED  # base64 has several spellings of the last bytes; one token has one
     mac, said = sealed[:SEAL_BYTES], sealed[SEAL_BYTES:]
-    if not hmac.compare_digest(mac, _seal_of(said, key)):
+    if not any(hmac.compare_digest(mac, _seal_of(said, key)) for key in keys):
         return LinkFault.FORGED
     try:
         link = _decoder.decode(said)

@@ -15,6 +15,7 @@ put to sleep) finds its leases over by its own clock before it can use them.
 What a new holder has to know is what the one before it decided: `Wait` says of whom that is not known yet.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -80,6 +81,24 @@ class Process(NamedTuple):
     expires_ms: int = 0
 
 
+class Asker(NamedTuple):
+    """Who takes a turn, and what it knows.
+
+    known: slot -> term, of those whose counts it knows. dead: processes of its home that are known to live no more.
+    noted: slot -> term, of those for which it has noted what the files of its home hold: only these go to another home,
+    by being given or brought; None = any.
+    """
+
+    me: Process
+    known: Mapping[int, int]
+    dead: Collection[str] = ()
+    noted: Mapping[int, int] | None = None
+
+    def has_noted(self, row: Row) -> bool:
+        """Say whether a slot may go to another home."""
+        return self.noted is None or self.noted.get(row.slot) == row.term
+
+
 class Turn(NamedTuple):
     """What comes of a process's turn; to be stored as a whole, or not at all.
 
@@ -100,55 +119,67 @@ class Turn(NamedTuple):
     is_quiet: bool
 
 
+class _Scene(NamedTuple):
+    """What a turn goes by. alive: the other processes. shares: holder -> how many slots it is to have."""
+
+    asker: Asker
+    alive: Sequence[Process]
+    shares: Mapping[str, int]
+    now_ms: int
+    rules: SlotRules
+
+
 def take_turn(
+    asker: Asker,
     rows: Iterable[Row],
     processes: Iterable[Process],
-    me: Process,
     now_ms: int,
-    known: Mapping[int, int],
-    dead: Collection[str] = (),
     rules: SlotRules = SlotRules(),  # noqa: B008 - a constant
 ) -> Turn:
     """Return what a process may hold now.
 
-    rows: those that there are. now_ms: by the store's clock. known: slot -> term, of those whose counts are known to
-    this process. dead: processes that are known to live no more, of our home.
+    rows: those that there are. now_ms: by the store's clock.
     """
     found = {row.slot: row for row in rows}
     before = [found.get(slot, Row(slot)) for slot in range(SLOTS)]
-    others = [each for each in processes if each.holder != me.holder]
-    alive = [each for each in others if each.holder not in dead and each.expires_ms + rules.margin_ms > now_ms]
+    others = [each for each in processes if each.holder != asker.me.holder]
+    alive = [each for each in others if _is_alive(each, asker, now_ms, rules)]
     lease_ms = rules.lease_ms if alive else rules.alone_ms
-    me = me._replace(expires_ms=now_ms + lease_ms)
-    after = [_lasting(row, me, now_ms) for row in before]
-    shares = _shares([me, *alive])
-    held = _held(after)
-    is_last_at_home = all(each.home != me.home for each in alive)
-    for at, row in enumerate(after):
-        is_wanted = held.get(me.holder, 0) < shares[me.holder] or (row.holder in dead and is_last_at_home)
-        if is_wanted and _is_free(row, me, now_ms, dead, rules):
-            after[at] = _taken(row, me, dead)
-            held[me.holder] = held.get(me.holder, 0) + 1
-    given = _given([row for row in after if known.get(row.slot) == row.term], me, alive, shares, held)
-    for slot, other in given.items():
-        # a short while: the other one finds it at its next look, or has died meanwhile
-        after[slot] = after[slot]._replace(
-            holder=other.holder, home=other.home, term=after[slot].term + 1, expires_ms=now_ms + rules.lease_ms
-        )
-    brought = [row.slot for row in after if row.holder != me.holder and any(wait.home == me.home for wait in row.waits)]
-    for slot in brought:
-        after[slot] = after[slot]._replace(waits=_without(after[slot].waits, me.home))
+    me = asker.me._replace(expires_ms=now_ms + lease_ms)
+    scene = _Scene(asker, alive, _shares([me, *alive]), now_ms, rules)
+
+    after = _take([_lasting(row, me, now_ms) for row in before], scene)
+    given = _given(after, scene)
+    after = _hand_over(after, given, now_ms + rules.lease_ms)
+    brought = [row.slot for row in after if _is_awaited(row, asker)]
+    after = [row._replace(waits=_without(row.waits, me.home)) if row.slot in brought else row for row in after]
+    after = [row._replace(expires_ms=me.expires_ms) if row.holder == me.holder else row for row in after]
+
     mine = [row.slot for row in after if row.holder == me.holder]
-    for slot in mine:
-        after[slot] = after[slot]._replace(expires_ms=now_ms + lease_ms)
-    alive_ids = {each.holder for each in alive}
-    gone = [each.holder for each in others if each.holder not in alive_ids]
-    taken = [slot for slot in mine if known.get(slot) != after[slot].term]
-    changed = [row for row, old in zip(after, before, strict=True) if row != old]
-    is_quiet = not (gone or given or brought or taken) and all(
-        row.holder == before[row.slot].holder == me.holder and row.waits == before[row.slot].waits for row in changed
+    return Turn(
+        me=me,
+        rows=[row for row, old in zip(after, before, strict=True) if row != old],
+        mine=mine,
+        taken=[slot for slot in mine if asker.known.get(slot) != after[slot].term],
+        given=given,
+        gone=[each.holder for each in others if each not in alive],
+        brought=brought,
+        lease_ms=lease_ms,
+        is_quiet=len(alive) == len(others) and _are_quiet(before, after, asker),
     )
-    return Turn(me, changed, mine, taken, given, gone, brought, lease_ms, is_quiet)
+
+
+def _is_alive(process: Process, asker: Asker, now_ms: int, rules: SlotRules) -> bool:
+    return process.holder not in asker.dead and process.expires_ms + rules.margin_ms > now_ms
+
+
+def _are_quiet(before: Sequence[Row], after: Sequence[Row], asker: Asker) -> bool:
+    """Say whether nothing but the times of rows of ours has changed, and all of them are known already."""
+    return all(
+        old._replace(expires_ms=new.expires_ms) == new
+        and (new.holder != asker.me.holder or asker.known.get(new.slot) == new.term)
+        for old, new in zip(before, after, strict=True)
+    )
 
 
 def _lasting(row: Row, me: Process, now_ms: int) -> Row:
@@ -170,46 +201,72 @@ def _shares(alive: Sequence[Process]) -> dict[str, int]:
     return {name: most + (at < more) for at, name in enumerate(names)}
 
 
-def _held(rows: Sequence[Row]) -> dict[str, int]:
-    held: dict[str, int] = {}
+def _take(rows: Sequence[Row], scene: _Scene) -> list[Row]:
+    """Take what is free, up to our share; of the dead of a home whose last process we are, all."""
+    me, dead = scene.asker.me, scene.asker.dead
+    is_last_at_home = all(each.home != me.home for each in scene.alive)
+    held = sum(row.holder == me.holder for row in rows)
+    after = []
     for row in rows:
-        held[row.holder] = held.get(row.holder, 0) + 1
-    return held
+        is_wanted = held < scene.shares[me.holder] or (row.holder in dead and is_last_at_home)
+        if is_wanted and _is_free(row, scene):
+            row = _taken(row, scene.asker)
+            held += 1
+        after.append(row)
+    return after
 
 
-def _is_free(row: Row, me: Process, now_ms: int, dead: Collection[str], rules: SlotRules) -> bool:
-    if row.holder == me.holder:
+def _is_free(row: Row, scene: _Scene) -> bool:
+    if row.holder == scene.asker.me.holder:
         return False
-    return not row.holder or row.holder in dead or row.expires_ms + rules.margin_ms <= now_ms
+    return not row.holder or row.holder in scene.asker.dead or row.expires_ms + scene.rules.margin_ms <= scene.now_ms
 
 
-def _taken(row: Row, me: Process, dead: Collection[str]) -> Row:
+def _taken(row: Row, asker: Asker) -> Row:
     """A row that nobody holds, as ours. Its last holder's decisions are in files here, or have to be waited for."""
-    waits = row.waits
+    me, waits = asker.me, row.waits
     if row.holder and row.home != me.home:
-        assert row.holder not in dead, "only those of our own home are known to be dead"
+        assert row.holder not in asker.dead, "only those of our own home are known to be dead"
         waits = (*_without(waits, row.home), Wait(row.home, row.expires_ms))
     return row._replace(holder=me.holder, home=me.home, term=row.term + 1, waits=_without(waits, me.home))
 
 
-def _given(
-    rows: Sequence[Row], me: Process, alive: Sequence[Process], shares: Mapping[str, int], held: Mapping[str, int]
-) -> dict[int, Process]:
-    """Slot -> to whom, of those that we hold above our share: to the ones that lack most.
+def _given(rows: Sequence[Row], scene: _Scene) -> dict[int, Process]:
+    """Slot -> to whom, of those that we hold above our share: to the ones that lack most, the last slots first.
 
-    rows: those whose counts we know, else there is nothing to hand over yet.
+    Only of those whose counts we know, else there is nothing to hand over yet.
     """
-    lacking = {each.holder: shares[each.holder] - held.get(each.holder, 0) for each in alive}
-    by_name = {each.holder: each for each in alive}
-    mine = [row.slot for row in rows if row.holder == me.holder]
+    asker, shares = scene.asker, scene.shares
+    held = Counter(row.holder for row in rows)
+    lacking = {each: shares[each.holder] - held[each.holder] for each in scene.alive}
+    mine = [row for row in reversed(rows) if row.holder == asker.me.holder and asker.known.get(row.slot) == row.term]
     given: dict[int, Process] = {}
-    while len(given) < len(mine) and held[me.holder] - len(given) > shares[me.holder]:
-        name = max(lacking, key=lambda each: (lacking[each], each))
-        if lacking[name] <= 0:
-            break  # somebody else is above its share, and will give
-        given[mine[-1 - len(given)]] = by_name[name]
-        lacking[name] -= 1
+    while held[asker.me.holder] - len(given) > shares[asker.me.holder] and any(more > 0 for more in lacking.values()):
+        other = max(lacking, key=lambda each: (lacking[each], each.holder))
+        row = next((row for row in mine if other.home == asker.me.home or asker.has_noted(row)), None)
+        if row is None:
+            del lacking[other]  # its slots come later
+            continue
+        mine.remove(row)
+        given[row.slot] = other
+        lacking[other] -= 1
     return given
+
+
+def _hand_over(rows: Sequence[Row], given: Mapping[int, Process], until_ms: int) -> list[Row]:
+    """until_ms: a short while, for the other one finds it at its next look, or has died meanwhile."""
+    return [
+        row._replace(holder=other.holder, home=other.home, term=row.term + 1, expires_ms=until_ms)
+        if (other := given.get(row.slot)) is not None
+        else row
+        for row in rows
+    ]
+
+
+def _is_awaited(row: Row, asker: Asker) -> bool:
+    """Say whether a slot's holder waits for what stands in the files of our home, and it is noted now."""
+    is_elsewhere = row.holder != asker.me.holder
+    return is_elsewhere and asker.has_noted(row) and any(wait.home == asker.me.home for wait in row.waits)
 
 
 class Tenure:

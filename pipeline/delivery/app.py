@@ -19,10 +19,10 @@ from pipeline.delivery.api import (
     RewardRequest,
     RollupAnswer,
 )
-from pipeline.delivery.arms import shares
+from pipeline.delivery.arms import features_of, shares
 from pipeline.delivery.audiences import asked_audience
 from pipeline.delivery.campaign_report import CampaignsReport, Known, read_counts, report
-from pipeline.delivery.curves import learning, read_cells
+from pipeline.delivery.curves import ARMS_MAX, learning, read_cells
 from pipeline.delivery.desk import Asked, Desk
 from pipeline.delivery.explain import Archive, explain, of_model, of_profile
 from pipeline.delivery.guard import Guard
@@ -39,6 +39,7 @@ from pipeline.delivery.routes import ROUTES, document
 from pipeline.delivery.web import Answer, Request, redirect
 from pipeline.edge import metrics
 from pipeline.edge.clock import monotonic_s, now_ms
+from pipeline.edge.rewards import TooMany
 from pipeline.errors import HeraldError
 from pipeline.rest.front import Served
 from pipeline.settings import Settings
@@ -65,15 +66,17 @@ class Delivery:
     ) -> None:
         """warehouse: asked for reports and old decisions only, and never by the event loop's thread.
 
+        signing_key: of addresses, and of what delivery processes tell each other; the settings may accept others, too.
         published: what marketers have to show.
         """
+        accepted = [one.get_secret_value().encode() for one in settings.signing_secrets_accepted]
         self.settings, self.memory, self.pen = settings, memory, pen
         self.warehouse, self.published = warehouse, published
         self.guard = Guard(settings)
         self.desk = Desk(settings, memory, pen, signing_key, published)
-        self.peers = Peers(signing_key, pen, settings.peer_timeout_ms / 1_000)
+        self._keys = (signing_key, *accepted)
+        self.peers = Peers(self._keys, pen, settings.peer_timeout_ms / 1_000)
         self.is_stopping = False
-        self._key = signing_key
         self._personalizer = Personalizer(settings, self.guard, self.desk, pen, Archive(warehouse), self._ask_warehouse)
         self._kevel = Kevel(self.guard, self.desk, published)
         self._document = msgspec.json.encode(document())
@@ -202,17 +205,19 @@ class Delivery:
             if "models_loading" in missing:
                 raise away("models are still being read")
             raise Problem(404, "not_found", "nothing was learnt of this placement yet")
-        worth_micros = self.published.shelf.worths.get(placement, 0)
-        return _json(of_model(placement, self.memory.policy(placement), now_ms(), missing, worth_micros))
+        shelf, found = self.published.shelf, self.memory.policy(placement)
+        place = shelf.catalogue.placements.get(placement)
+        features = features_of(place) if place is not None else {}
+        return _json(of_model(placement, found, now_ms(), missing, shelf.worths.get(placement, 0), features))
 
     async def learning(self, request: Request) -> Answer:
         """Return how a placement has learnt over time."""
         placement, span = request.params["placement"], read_span(request.query(), now_ms())
-        cells = await asyncio.to_thread(self._ask_warehouse, read_cells, self.warehouse, placement, span)
+        cells = await asyncio.to_thread(self._ask_warehouse, read_cells, self.warehouse, placement, span, ARMS_MAX)
         if not cells:
             raise Problem(404, "not_found", "nothing was shown and seen in this placement in that time")
-        rules, worth_micros = self.memory.policy(placement).policy.rules, self.published.shelf.worths.get(placement, 0)
-        return _json(learning(placement, span, cells, rules, worth_micros))
+        policy, worth_micros = self.memory.policy(placement).policy, self.published.shelf.worths.get(placement, 0)
+        return _json(await asyncio.to_thread(learning, placement, span, cells, policy, worth_micros))
 
     async def rollup(self, request: Request) -> Answer:
         """Report from the minute rollups."""
@@ -295,7 +300,7 @@ class Delivery:
         return Answer(200, self._index, PAGES["index.html"], HEADERS)
 
     def _link(self, request: Request, kind: LinkKind) -> Link | Expired:
-        found = unseal(request.params["token"], self._key, kind, now_ms())
+        found = unseal(request.params["token"], self._keys, kind, now_ms())
         if isinstance(found, LinkFault):
             metrics.REWARDS.labels(kind.value, found.value).inc()
             raise Problem(400, found.value, f"this {kind.value} address is {found.value}; expected one of our making")
@@ -323,6 +328,8 @@ class Delivery:
     def _ask_warehouse(self, ask: Callable[..., Any], *arguments: object) -> Any:
         try:
             return ask(*arguments)
+        except TooMany as error:
+            raise Problem(422, "invalid", str(error), [("interval", str(error))]) from error
         except HeraldError as error:
             raise away(f"the warehouse does not answer: {str(error)[:200]}") from error
 

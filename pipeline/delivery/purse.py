@@ -46,6 +46,11 @@ class Wish(NamedTuple):
         """The id of its terms."""
         return f"{self.hold_ms}/{self.site}/{self.sku}"
 
+    @property
+    def account(self) -> str:
+        """The id of the sku's account."""
+        return sku_name(self.site, self.sku)
+
 
 class Follows(Protocol):
     """What reads the spend state, in a thread of its own."""
@@ -77,7 +82,9 @@ class Purse:
         self._leases = Leases(self._database, money.rules(settings))
         self._wallet = Wallet(settings.lease_ms, lambda: secrets.token_hex(12))
         self._pieces: dict[Wish, Terms] = {}
-        self._levels_known = -1
+        self._wishes: dict[str, list[Wish]] = {}  # by the sku's account
+        self._unsure: dict[str, None] = {}  # accounts whose level may have changed while terms were made of it
+        self._knows_levels = False
         self._lock = threading.Lock()
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="purse", daemon=True)
@@ -105,13 +112,19 @@ class Purse:
         To be called at each change of what is published; a first small lease of each new line is asked for at once.
         wishes: the pieces that these lines hold.
         """
+        fresh = {wish: self._of(wish) for wish in wishes if wish not in self._pieces}
+        by_name: dict[str, list[Wish]] = {}
+        for wish in wishes:
+            by_name.setdefault(wish.account, []).append(wish)
         with self._lock:
-            self._pieces = {wish: self._pieces.get(wish) or self._of(wish) for wish in wishes}
+            self._unsure |= dict.fromkeys(wish.account for wish in fresh)
+            self._pieces = {wish: fresh.get(wish) or self._pieces[wish] for wish in wishes}
+            self._wishes = by_name
             self._wallet.publish([*terms, *self._pieces.values()])
         self._wake.set()
 
     def _of(self, wish: Wish) -> Terms:
-        return of_sku(*wish, self.view.level(sku_name(wish.site, wish.sku)))
+        return of_sku(*wish, self.view.level(wish.account))
 
     def has_piece(self, wish: Wish, time_ms: int) -> bool:
         """Say whether one more piece may be held now. False until it is known which levels there are."""
@@ -124,7 +137,7 @@ class Purse:
     def _has_terms(self, wish: Wish) -> bool:
         """Say whether the terms of a sku know that it has a level, where it has one."""
         terms = self._pieces.get(wish)
-        if terms is None or self._levels_known < 0:
+        if terms is None or not self._knows_levels:
             return False
         return terms.is_limited or self.view.stock_level(wish.site, wish.sku) is None
 
@@ -185,18 +198,21 @@ class Purse:
             self._end()
 
     def _relevel(self) -> None:
-        """Have the leases of skus follow their levels."""
-        told = self.view.levels_told
-        if told == self._levels_known or not self.view.is_loaded:
+        """Have the leases of skus follow their levels. Decisions wait for one sku at most, never for the follower."""
+        if not self.view.is_loaded:
             return
-        with self._lock, self.view.still():
-            for wish, known in self._pieces.items():
-                one = self._of(wish)
-                if one != known:
-                    self._pieces[wish] = one
+        with self._lock:
+            unsure, self._unsure = self._unsure, {}
+        for name in {*self.view.take_told(), *unsure}:
+            for wish in self._wishes.get(name, ()):
+                with self.view.still():
+                    one = self._of(wish)
                     free = (one.total_micros or 0) - self.view.spent_micros(Account(SKU, one.campaign_id))
-                    self._wallet.relevel(one, free)
-        self._levels_known = told
+                with self._lock:
+                    if self._pieces.get(wish, one) != one:
+                        self._pieces[wish] = one
+                        self._wallet.relevel(one, free)
+        self._knows_levels = True
 
     def _turn(self, time_ms: int) -> None:
         self._relevel()
@@ -206,7 +222,6 @@ class Purse:
             declared = self._wallet.take_declared(time_ms)
             asks = self._wallet.asks(time_ms) if self.view.is_loaded else []
             terms = self._wallet.terms_of(asks)
-            metrics.LEASED_MICROS.set(self._wallet.left_micros)
         if not asks and not declared:
             return
         started_s = monotonic_s()
@@ -230,7 +245,9 @@ class Purse:
         self._looked_s = monotonic_s()
         with self._lock:
             self._wallet.look_ahead(time_ms)
-            idle = self._wallet.idle(time_ms)
+        # these two only read, at each line, what is replaced as a whole: decisions need not wait for them
+        metrics.LEASED_MICROS.set(self._wallet.left_micros)
+        idle = self._wallet.idle(time_ms)
         if idle:
             short = self._leases.short(idle, time_ms - SHORT_MS)
             if short:

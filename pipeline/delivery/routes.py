@@ -77,11 +77,7 @@ ROUTES: Final[tuple[Route, ...]] = (
           media="image/gif", problems=(400, 503)),
     Route("GET", "/c/{token}", "click", "signed: an action was clicked; sends the visitor on", media="", status=302,
           problems=(400,)),
-    Route("GET", "/healthz", "health", "200 while the process lives"),
-    Route("GET", "/readyz", "ready", "200 once all is read and the log can be written", problems=(503,)),
-    Route("GET", "/metrics", "metrics", "Prometheus", media="text/plain"),
-    Route("GET", "/openapi.json", "openapi", "this document"),
-    Route("GET", "/docs", "docs", "this document, for people", media="text/html"),
+    *openapi.common("200 once all is read and the log can be written"),
 )  # fmt: skip
 
 _REASONS: Final = {

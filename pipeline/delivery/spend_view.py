@@ -134,8 +134,7 @@ class SpendView:
         self._loaded = [False] * partitions
         self._lock = threading.Lock()
         self._levels: dict[str, StockLevel] = {}
-        self.levels_told = 0
-        """How often a level has changed."""
+        self._told: dict[str, None] = {}
 
     # Asked
 
@@ -183,6 +182,14 @@ class SpendView:
         """See View."""
         return self._levels.get(name)
 
+    def take_told(self) -> list[str]:
+        """Return, once, the accounts of skus whose newest level has changed. To be asked by one thread."""
+        if not self._told:
+            return []
+        with self._lock:
+            told, self._told = self._told, {}
+        return list(told)
+
     def still(self) -> threading.Lock:
         """Return the lock under which nothing of all this changes: to be held over questions that belong together."""
         return self._lock
@@ -225,4 +232,4 @@ class SpendView:
                 known = self._levels.get(name)
                 if known is None or is_newer(level, known):
                     self._levels[name] = level
-                    self.levels_told += 1
+                    self._told[name] = None

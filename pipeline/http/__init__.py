@@ -1,1 +1,1 @@
-"""HTTP/1.1 as the collector and delivery serve it: bounded in size and time, one call per request, no task, no copy."""
+"""HTTP/1.1 as collector, delivery and campaigns serve it: bounded in size and time, one call a request, no copies."""

@@ -29,16 +29,25 @@ class Client:
     """Asks one server. Belongs to the event loop's thread."""
 
     def __init__(self, url: str, connections_max: int = 64) -> None:
-        """url: `http://host:port`. connections_max: at once; beyond it the server counts as away."""
+        """url: `http://host:port`. connections_max: at once; beyond it the server counts as away.
+
+        Raises ValueError where that is no address.
+        """
         split = urlsplit(url)
-        self._host, self._port = split.hostname or "", split.port or 80
+        if not split.hostname:
+            raise ValueError(f"{url!r} names no host")
+        self._host, self._port = split.hostname, split.port or 80
         self._authority = split.netloc
         self._connections_max = connections_max
         self._idle: list[_Connection] = []
         self._in_use = 0
+        self._is_closed = False
 
     async def post(self, path: str, headers: Headers, body: bytes, timeout_s: float) -> Replied:
-        """Return the answer. Raises Unreachable; TimeoutError, and then the server may answer it all the same."""
+        """Return the answer. Raises Unreachable; TimeoutError, and then the server may answer it all the same.
+
+        headers: without line breaks; they go as UTF-8, as our servers read them.
+        """
         if self._in_use >= self._connections_max:
             raise Unreachable(f"{self._authority}: {self._in_use} requests wait for it already")
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
@@ -48,8 +57,8 @@ class Client:
         try:
             async with asyncio.timeout(timeout_s):
                 connection = await self._connection()
-                found = await connection.ask(head.encode("latin-1") + body)
-        except OSError as error:  # also a TimeoutError, which is one
+                found = await connection.ask(head.encode("utf-8", "replace") + body)
+        except (OSError, UnicodeError) as error:  # also a TimeoutError, which is one; and a host that is no name
             if isinstance(error, TimeoutError):
                 raise
             raise Unreachable(f"{self._authority}: {error}") from error
@@ -60,7 +69,8 @@ class Client:
         return found
 
     def close(self) -> None:
-        """End every connection that nobody uses."""
+        """End every connection that nobody uses, and the others after their answer."""
+        self._is_closed = True
         for connection in self._idle:
             connection.close()
         self._idle.clear()
@@ -76,7 +86,7 @@ class Client:
         return made
 
     def _put_back(self, connection: "_Connection") -> None:
-        if connection.is_free:
+        if connection.is_free and not self._is_closed:
             connection.since_s = asyncio.get_running_loop().time()
             self._idle.append(connection)
         else:

@@ -36,6 +36,17 @@ class Route:
     operation: str = ""
 
 
+def common(ready: str) -> tuple[Route, ...]:
+    """Return the addresses that every service has. ready: what /readyz says."""
+    return (
+        Route("GET", "/healthz", "health", "200 while the process lives"),
+        Route("GET", "/readyz", "ready", ready, problems=(503,)),
+        Route("GET", "/metrics", "metrics", "Prometheus", media="text/plain"),
+        Route("GET", "/openapi.json", "openapi", "this document"),
+        Route("GET", "/docs", "docs", "this document, for people", media="text/html"),
+    )
+
+
 @dataclass(frozen=True)
 class About:
     """What a service's document says beside its addresses.

@@ -27,6 +27,7 @@ OTHER = {
     "policy_default": "thompson",
     "campaigns_keys": "ann=k1,bob=k2",
     "delivery_keys": "k1,k2",
+    "signing_secrets_accepted": "s1,s2",
     "delivery_peer_url": "http://10.0.0.7:8081",
     "log_level": "DEBUG",
     "state_store": "disk",
@@ -119,6 +120,11 @@ def test_other_variables_go_on_too_and_defaults_do_not(environment: Environment)
         ("write_keys", "a=b,c", "HERALD_WRITE_KEYS = 'a=b,c': expected name=value,name=value"),
         ("write_keys", "=b", "HERALD_WRITE_KEYS = '=b': expected name=value,name=value"),
         ("policy_placements", "home=", "HERALD_POLICY_PLACEMENTS = 'home=': expected name=value,name=value"),
+        ("delivery_peer_url", "http://h:99999", "HERALD_DELIVERY_PEER_URL = (hidden): Port out of range 0-65535; exp"),
+        ("delivery_peer_url", "http://h:x", "HERALD_DELIVERY_PEER_URL = (hidden): Port could not be cast to integer"),
+        ("delivery_peer_url", "http://[::1", "HERALD_DELIVERY_PEER_URL = (hidden): Invalid IPv6 URL; expected http"),
+        ("delivery_peer_url", "http://h:0", "HERALD_DELIVERY_PEER_URL = (hidden): no address; expected http://host:p"),
+        ("delivery_peer_url", "http://:80", "HERALD_DELIVERY_PEER_URL = (hidden): no address; expected http://host:p"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_expected(
@@ -163,6 +169,7 @@ WITH_SECRETS = {
     "signing_secret": SECRET,
     "kafka_sasl_password": SECRET,
     "delivery_keys": f"{SECRET},{SECRET}",
+    "signing_secrets_accepted": f"{SECRET},{SECRET}",
     "clickhouse_url": f"clickhouse://me:{SECRET}@db:9000/herald",
 }
 

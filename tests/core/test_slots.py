@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from pipeline.core.slots import DRIFT, SLOTS, Process, Row, SlotRules, Tenure, Turn, Wait, slot_of, take_turn
+from pipeline.core.slots import DRIFT, SLOTS, Asker, Process, Row, SlotRules, Tenure, Turn, Wait, slot_of, take_turn
 from schemas.campaign import DAY_MS
 
 RULES = SlotRules(lease_ms=10_000, alone_ms=30_000, margin_ms=2_000)
@@ -23,7 +23,11 @@ class Store:
         self.now_ms = NOON_MS
 
     def turn(self, me: Process, known: dict[int, int] | None = None, dead: tuple[str, ...] = ()) -> Turn:
-        found = take_turn(self.rows.values(), self.processes.values(), me, self.now_ms, known or {}, dead, RULES)
+        return self.take(Asker(me, known or {}, dead))
+
+    def take(self, asker: Asker) -> Turn:
+        me = asker.me
+        found = take_turn(asker, self.rows.values(), self.processes.values(), self.now_ms, RULES)
         self.rows.update({row.slot: row for row in found.rows})
         self.processes[me.holder] = found.me
         for name in found.gone:
@@ -98,6 +102,39 @@ def test_what_a_process_of_another_home_took_over_waits_for_the_files_of_the_fir
     brought = store.turn(B)
     assert brought.brought == list(range(SLOTS))
     assert store.rows[7].waits == ()
+
+
+def test_only_what_was_noted_in_time_goes_to_another_home_and_the_rest_later() -> None:
+    """Noted means: read from the files of the home since nobody there holds it any more, so of that very term."""
+    store = Store()
+    store.turn(A)
+    store.turn(FAR)
+    known = store.terms("a")
+    none = store.take(Asker(A, known, noted={}))
+    assert (none.given, none.is_quiet) == ({}, True)
+    some = store.take(Asker(A, known, noted={60: known[60], 61: known[61] + 1, 62: known[62]}))
+    assert sorted(some.given) == [60, 62]
+    assert len(store.take(Asker(A, store.terms("a"))).given) == SLOTS // 2 - 2
+
+
+def test_a_neighbour_of_the_same_home_needs_no_notes() -> None:
+    store = Store()
+    store.turn(A)
+    store.turn(B)
+    store.turn(FAR)
+    given = store.take(Asker(A, store.terms("a"), noted={})).given
+    assert {each.holder for each in given.values()} == {"b"}
+    assert len(given) == SLOTS // 3
+
+
+def test_what_another_home_waits_for_is_brought_once_it_is_noted() -> None:
+    store = Store()
+    store.turn(A)
+    store.now_ms = store.rows[0].expires_ms + RULES.margin_ms
+    store.turn(FAR)
+    terms = store.terms("far")
+    brought = store.take(Asker(B, {}, noted={7: terms[7], 8: terms[8] - 1})).brought
+    assert (brought, store.rows[7].waits, len(store.rows[8].waits)) == ([7], (), 1)
 
 
 def test_who_takes_a_slot_back_into_its_home_waits_for_nobody_there() -> None:

@@ -1,15 +1,16 @@
 """Who counts caps, on the real stores: turns on SQLite and PostgreSQL, what is handed over, and what is not known."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from campaigns_rig import new_database, of_url, postgres
-from delivery_rig import until
 from memory_rig import change, read
 from pydantic import SecretStr
 
@@ -17,22 +18,25 @@ from pipeline.campaigns.database import Database, url_of
 from pipeline.campaigns.slots import SlotStore
 from pipeline.core.caps import CapRule, OwnShow
 from pipeline.core.decide import make_id
-from pipeline.core.slots import LAG_MS, SLOTS, Process, SlotRules, Turn
+from pipeline.core.slots import LAG_MS, SLOTS, Asker, Process, SlotRules, Turn
 from pipeline.delivery.counted import Counted
 from pipeline.delivery.memory import Memory
 from pipeline.delivery.offer import NOBODY, Whom
-from pipeline.delivery.shows import Entry, Floor, Shows
-from pipeline.delivery.slots import Need, Slots
-from pipeline.edge.clock import now_ms
+from pipeline.delivery.shows import GROUP_SLOTS, Entry, Floor, Shows
+from pipeline.delivery.slots import NOTES_BYTES_MAX, Need, Slots, doubts
+from pipeline.edge.clock import boot_s, now_ms
 from pipeline.settings import Settings
 from schemas.campaign import DAY_MS
 from schemas.outcome import Choice, DecisionLog
 from schemas.profile import Profile, Shown, VisitorState
 from schemas.topics import MODELS, PROFILES
+from tests.waits import until
 
 RULES = SlotRules(lease_ms=200, alone_ms=200, margin_ms=100)
 ONCE = (CapRule("creative", "red", "day", 1, ("creative", "red"), 1),)
 SALT = b"0" * 16
+ALL = range(SLOTS)
+RED = OwnShow(1 << 20, "red", "all", "spring")
 
 
 @pytest.fixture(scope="module")
@@ -59,32 +63,51 @@ def nothing(turn: Turn) -> dict[int, str]:
 def test_turns_are_stored_and_notes_reach_the_next_holder_once(database: Database) -> None:
     store = SlotStore(database, SlotRules())
     one, other = Process("one", "here", "http://one"), Process("other", "there", "http://other")
-    assert len(store.turn(one, {}, (), nothing).turn.taken) == SLOTS
+    assert len(store.turn(Asker(one, {}), nothing).turn.taken) == SLOTS
     known = dict.fromkeys(range(SLOTS), 1)
-    assert store.look(one, known, ()).turn.is_quiet
-    assert store.turn(other, {}, (), nothing).turn.mine == []
-    given = store.turn(one, known, (), lambda turn: dict.fromkeys(turn.given, '{"floor":null,"entries":[]}')).turn.given
-    found = store.turn(other, {}, (), nothing)
+    assert store.look(Asker(one, known)).turn.is_quiet
+    assert store.turn(Asker(other, {}), nothing).turn.mine == []
+    given = store.turn(Asker(one, known, noted=known), lambda turn: dict.fromkeys(turn.given, "note")).turn.given
+    found = store.turn(Asker(other, {}), nothing)
     assert (len(given), found.turn.taken) == (SLOTS // 2, sorted(given))
-    assert sorted(note.slot for note in found.notes) == sorted(given)
+    notes = store.notes(found.noted)
+    assert [(note.slot, note.body) for note in notes] == [(slot, "note") for slot in given]
     assert {each.address for each in found.processes} >= {"http://one", "http://other"}
-    store.forget(found.notes)
-    assert list(store.look(other, {}, ()).notes) == []
-    store.end(one, lambda slots: dict.fromkeys(slots, "[]"))
-    assert len(store.turn(other, {}, (), nothing).turn.mine) == SLOTS
+    store.forget(notes[:-1])
+    assert store.look(Asker(other, {})).noted == {notes[-1].slot}
+    store.forget(notes[-1:])
+    assert not store.look(Asker(other, {})).noted
+    store.give_back(one, dict.fromkeys(range(SLOTS), "[]"))
+    assert len(store.notes(range(SLOTS))) == SLOTS // 2, "it had no more to give back"
+    assert store.end(one) == []
+    assert len(store.turn(Asker(other, {}), nothing).turn.mine) == SLOTS
+
+
+def test_what_a_process_was_given_while_it_ended_is_given_back_too(database: Database) -> None:
+    """It has not noticed yet: else nobody would count there until its time is over, and then wait for its home."""
+    store = SlotStore(database, SlotRules())
+    one, other = Process("one", "here", "http://one"), Process("other", "there", "http://other")
+    known = {row.slot: row.term for row in store.turn(Asker(one, {}), nothing).rows}
+    store.turn(Asker(other, {}), nothing)
+    given = store.turn(Asker(one, known), nothing).turn.given
+    assert sorted(store.end(other)) == sorted(given)
+    store.give_back(other, dict.fromkeys(given, "note"))
+    found = store.turn(Asker(one, known), nothing)
+    assert (found.turn.taken, found.noted) == (sorted(given), set(given))
 
 
 def test_a_home_that_was_away_is_waited_for_until_it_brings_what_it_knows(database: Database) -> None:
     store = SlotStore(database, RULES)
     one, other = Process("one", "here", ""), Process("other", "there", "")
-    store.turn(one, {}, (), nothing)
-    until(lambda: store.look(other, {}, ()).turn.mine, "it is over")
-    rows = store.turn(other, {}, (), nothing).rows
+    store.turn(Asker(one, {}), nothing)
+    until(lambda: store.look(Asker(other, {})).turn.mine, "it is over")
+    rows = store.turn(Asker(other, {}), nothing).rows
     assert [[wait.home for wait in row.waits] for row in rows] == [["here"]] * SLOTS
-    back = store.turn(Process("again", "here", ""), {}, (), lambda turn: dict.fromkeys(turn.brought, "[]"))
+    asker = Asker(Process("again", "here", ""), {}, noted={row.slot: row.term for row in rows})
+    back = store.turn(asker, lambda turn: dict.fromkeys(turn.brought, "[]"))
     assert back.turn.brought == list(range(SLOTS))
-    seen = store.look(other, {}, ())
-    assert ([row.waits for row in seen.rows], len(seen.notes)) == ([()] * SLOTS, SLOTS)
+    seen = store.look(Asker(other, {}))
+    assert ([row.waits for row in seen.rows], len(seen.noted)) == ([()] * SLOTS, SLOTS)
 
 
 def test_a_second_database_object_of_a_process_leaves_the_locks_of_the_first(tmp_path: Path) -> None:
@@ -191,7 +214,7 @@ def test_what_a_machine_took_along_when_it_died_is_unknown_until_it_is_back(part
     gone = part("gone")
     store = SlotStore(Database(url_of(gone.settings)), RULES)
     store._database.migrate()
-    store.turn(Process(gone.shows.holder, gone.shows.home, ""), {}, (), nothing)
+    store.turn(Asker(Process(gone.shows.holder, gone.shows.home, ""), {}), nothing)
     today = str(now_ms() // DAY_MS)
     key = gone.counted._key("", "Firefox", now_ms())
     mark = int(make_id(now_ms(), "", 7)[:12], 16) << 20
@@ -208,7 +231,7 @@ def test_what_a_machine_took_along_when_it_died_is_unknown_until_it_is_back(part
     back = Part(gone.settings.data_dir.parent, gone.settings.data_dir)
     try:
         back.start()
-        until(lambda: not any(other.slots.needs), "all was brought")
+        until(lambda: other.slots.look_soon() or not any(other.slots.needs), "all was brought")
     finally:
         back.close()
     until(lambda: other.slots.holds_all, "all slots are back")
@@ -227,39 +250,129 @@ def test_nothing_that_has_a_cap_is_shown_unwritten(part: Callable[[str], Part]) 
     until(lambda: one.show("ann") == "", "the disk is back")
 
 
-def test_files_go_once_the_profiles_have_all_and_who_comes_next_must_know_as_much(tmp_path: Path) -> None:
-    one, other = Shows(tmp_path), Shows(tmp_path)
-    show = OwnShow(1 << 20, "red", "all", "spring")
-    assert one.keep(Entry("ann", "", [show]))
-    assert one.keep(Entry("-key", "20000", [show]))
-    assert [entry.key for entry in other.read()] == ["-key", "ann"]
-    assert (one.home, one.is_dead(other.holder), one.is_dead("nobody")) == (other.home, False, True)
-    holder = one.holder
-    one.close()
-    assert other.is_dead(holder)
-    other.sweep("20000", lambda entry: False, lambda: Floor(1, (5,), 9))
-    assert [entry.key for entry in other.read()] == ["-key", "ann"]
-    other.sweep("20000", lambda entry: True, lambda: Floor(1, (5,), 9))
-    assert ([entry.key for entry in other.read()], other.floor()) == (["-key"], Floor(1, (5,), 9))
-    other.sweep("20001", lambda entry: True, lambda: Floor(1, (5,), 9))
-    assert list(other.read()) == []
-    assert sorted(path.suffix for path in (tmp_path / "caps").iterdir()) == [".lock"]
-    other.close()
+def test_what_is_handed_over_is_read_before_the_store_is_held(part: Callable[[str], Part], tmp_path: Path) -> None:
+    """However long that takes, leases of money are had meanwhile. A pipe stands for a file that takes long."""
+    one = part("one")
+    one.start()
+    until(lambda: one.slots.holds_all, "all slots are held")
+    assert one.show("ann") == ""
+    neighbour = Shows(one.settings.data_dir)
+    pipe = one.settings.data_dir / "caps" / f"{neighbour.holder}-id-{SLOTS // GROUP_SLOTS - 1}.1.shows"
+    os.mkfifo(pipe)
+    other = part("other")
+    other.start()
+    until(lambda: other.slots.has_looked, "it asks for its share")
+    one.slots.look_soon()
+    end = until(lambda: being_read(pipe), "the pipe is read")
+    try:
+        money = Database(url_of(one.settings))
+        with money.writing():
+            assert not one.slots.tenure.is_held(SLOTS - 1, boot_s())
+        money.close()
+    finally:
+        pipe.unlink()
+        os.close(end)
+        neighbour.close()
+    until(lambda: len(other.slots._known) == SLOTS // 2, "half of it is handed over")
+    assert one.slots.needs == [None] * SLOTS
 
 
-def test_what_a_dead_process_had_not_written_whole_was_never_answered(tmp_path: Path) -> None:
-    one = Shows(tmp_path)
-    for key in ("ann", "bob"):
-        one.keep(Entry(key, "", [OwnShow(1 << 20, "red", "all", "spring")]))
-    (path,) = (tmp_path / "caps").glob("*.shows")
-    path.write_bytes(path.read_bytes()[:-1])
-    assert [entry.key for entry in one.read()] == ["ann"]
-    one.close()
+def being_read(pipe: Path) -> int:
+    """Return the other end of a pipe that somebody reads, 0 while nobody does."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return 0
 
 
-def test_floors_of_one_generation_are_reached_together_and_of_two_the_newer_counts() -> None:
-    assert Floor(1, (5, 2), 7).with_those_of(Floor(1, (3, 4), 8)) == Floor(1, (5, 4), 8)
-    assert Floor(1, (9, 9), 9).with_those_of(Floor(2, (1, 1), 1)) == Floor(2, (1, 1), 1)
+def test_of_much_that_is_to_be_learnt_some_is_left_to_the_next_turn(part: Callable[[str], Part]) -> None:
+    """Else what is held already would lapse meanwhile; whose counts are not learnt is shown nothing with a cap."""
+    one = part("one")
+    one.start()
+    until(lambda: one.slots.holds_all, "all slots are held")
+    assert one.slots._learn_of(ALL, (), 0.0) == set(range(GROUP_SLOTS))
+    assert one.slots._learn_of(ALL, (), boot_s() + 60) == set(ALL)
+
+
+def test_notes_of_much_go_a_group_of_slots_at_a_time(part: Callable[[str], Part]) -> None:
+    one = part("one")
+    many = RED._replace(creative_id="r" * NOTES_BYTES_MAX)
+    one.shows.keep(Entry("bob", "", [many]))
+    one.shows.keep(Entry("ann", "", [many]))
+    one.shows.keep(Entry("carl", "", [RED]))
+    found = [sorted(notes) for notes in one.slots._notes(ALL)]
+    assert [notes[-1] // GROUP_SLOTS for notes in found] == [0, 6, 7]
+    assert sorted(slot for notes in found for slot in notes) == list(ALL)
+
+
+def test_what_is_merged_is_merged_at_the_loops_time_and_a_day_never_turns_back(part: Callable[[str], Part]) -> None:
+    """Else what was merged just before midnight would have the counts of the new day forgotten."""
+    one = part("one")
+    one.start()
+    until(lambda: one.slots.holds_all, "all slots are held")
+    ended: list[int] = []
+    merged: list[int] = []
+
+    def busy() -> None:
+        time.sleep(0.05)
+        ended.append(now_ms())
+
+    class Merged:
+        def merge(self, entries: Iterable[Entry], time_ms: int) -> None:
+            merged.append(time_ms)
+
+    one._loop.call_soon_threadsafe(busy)
+    one.slots._counts = Merged()
+    one.slots._merge(iter([Entry("ann", "", [RED])]))
+    assert merged[0] >= ended[0]
+
+    midnight_ms = (now_ms() // DAY_MS + 1) * DAY_MS
+    assert one.show("", "Firefox", midnight_ms) == ""
+    assert one._in_loop(lambda: str(one.counted.merge([], midnight_ms - 1))) == "None"
+    assert one.show("", "Firefox", midnight_ms) == "creative:day"
+    assert one.show("", "Chrome", midnight_ms - 1) == "unknown", "the clock was set back: that day's counts are gone"
+    assert [one.show("", hint, midnight_ms) for hint in ("Firefox", "Chrome")] == ["creative:day", ""]
+
+
+def test_looks_that_find_nothing_new_are_no_more_often_than_without_being_wanted(part: Callable[[str], Part]) -> None:
+    """As when another process does not answer, and each decision for its visitors asks to look."""
+    slots = part("one").slots
+    pauses = []
+    for _ in range(4):
+        slots.look_soon()
+        slots._wait()
+        pauses.append(slots._gather_s)
+    assert pauses == [0.2, 0.4, 0.8, 1.0]
+    slots._standing = "another"
+    slots.look_soon()
+    slots._wait()
+    assert slots._gather_s == 0.2
+
+
+def test_who_answers_at_our_own_address_is_not_asked_and_told_of(part: Callable[[str], Part]) -> None:
+    """Two machines, each of which takes 127.0.1.1 for its address: they would ask themselves for ever."""
+    one, other = part("one"), part("other")
+    other.slots._me = other.slots._me._replace(address=one.slots._me.address)
+    for each in (one, other):
+        each.start()
+        until(lambda each=each: each.slots.has_looked, "it has looked")
+    one.slots.look_soon()
+    until(lambda: [len(each.slots._known) for each in (one, other)] == [SLOTS // 2] * 2, "slots are shared out")
+    until(lambda: one.slots._doubt and other.slots._doubt, "it is told of")
+    assert {each.slots.address(slot) for each in (one, other) for slot in ALL} == {""}
+    shown = [one.show(name) for name in "abcdefgh"]
+    assert set(shown) == {"", "unknown"}
+
+
+@pytest.mark.parametrize(("home", "address", "expected"), [
+    ("a", "http://10.0.0.2:1", ""), ("b", "http://10.0.0.2:1", ""), ("a", "http://127.0.0.1:2", ""),
+    ("b", "http://127.0.0.1:2", "one of them at http://127.0.0.1:2"), ("b", "http://[::1]:2", "data folders"),
+    ("a", "http://10.0.0.1:1", "at our own address, http://10.0.0.1:1"), ("b", "http://10.0.0.1:1", "our own address"),
+])  # fmt: skip
+def test_addresses_that_cannot_be_reached_from_everywhere_are_told_of(home: str, address: str, expected: str) -> None:
+    found = doubts(Process("me", "a", "http://10.0.0.1:1"), [Process("other", home, address)])
+    assert expected in found
+    assert bool(found) == bool(expected)
 
 
 @pytest.mark.parametrize(("version", "read_ms", "is_known"), [

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from delivery_rig import Service, without_stores
+from pydantic import SecretStr
 from taken_port import refuses_a_second
 
 from pipeline.core.link import Link, LinkKind, seal
@@ -35,7 +36,7 @@ WIRE: dict[str, tuple[bytes, bytes]] = {
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with without_stores(tmp_path_factory.mktemp("wire")) as service:
+    with without_stores(tmp_path_factory.mktemp("wire"), signing_secrets_accepted=[SecretStr("older")]) as service:
         yield service
 
 
@@ -140,6 +141,12 @@ def test_a_look_at_where_a_click_would_lead_is_no_click(alone: Service) -> None:
     answer = alone.http.head(f"/c/{seal(link, key)}")
     assert (answer.status_code, answer.headers["location"]) == (302, TARGET)
     assert 'kind="click",result="unlogged"' not in alone.http.get("/metrics").text
+
+
+def test_an_address_signed_with_the_key_of_before_still_leads_where_it_said(alone: Service) -> None:
+    link = Link(LinkKind.CLICK, "2" * 32, "a", "demo", "home", "c1", "k1", now_ms() + 60_000, TARGET)
+    answers = [alone.http.head(f"/c/{seal(link, key)}") for key in (b"older", b"nobody's")]
+    assert [answer.status_code for answer in answers] == [302, 400]
 
 
 def test_a_second_delivery_on_a_taken_port_says_so_and_ends(alone: Service) -> None:

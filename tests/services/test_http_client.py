@@ -6,12 +6,12 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
-from delivery_rig import free_port
 
 from pipeline.http.client import Client, Unreachable
 from pipeline.http.limits import Limits
 from pipeline.http.message import Answer, Head, Receiver, Refusal, Reply
 from pipeline.http.server import Server
+from tests.waits import free_port
 
 
 class Echo:
@@ -89,6 +89,22 @@ def test_a_server_that_is_not_there_or_leaves_is_unreachable() -> None:
         with pytest.raises(Unreachable):
             await asked
         assert (await client.post("/", (), b"again", 30)).body == b"again"
+
+    talk(work)
+
+
+def test_a_closed_client_ends_its_connections_after_their_answers() -> None:
+    async def work(client: Client, server: Server, echo: Echo) -> None:
+        asked = asyncio.ensure_future(client.post("/slow", (), b"first", 30))
+        until = time.monotonic() + 30
+        while not echo.replies and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        client.close()
+        echo.replies[0](Answer(200, (), b"late"))
+        assert (await asked).body == b"late"
+        while server.connections and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        assert not server.connections
 
     talk(work)
 

@@ -5,16 +5,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from campaigns_rig import new_database, of_url, postgres
-from delivery_rig import until
 from leases_child import LINE, Nothing
 from memory_rig import change
 
 from pipeline.campaigns.database import Database, url_of
-from pipeline.campaigns.leases import Leases
+from pipeline.campaigns.leases import Leases, _open_of
 from pipeline.core.lease import Account, Ask, Lease, Terms, of_sku
 from pipeline.core.spend import SpendRules
 from pipeline.core.state import StateWriter
@@ -27,6 +28,7 @@ from pipeline.settings import load
 from schemas.spend import StockLevel
 from schemas.topics import SPEND
 from tests.core.lease_rig import Lagging, Shard
+from tests.waits import until
 
 CHILD = Path(__file__).with_name("leases_child.py")
 RULES = SpendRules()
@@ -240,6 +242,80 @@ def test_no_piece_is_held_before_levels_are_known_and_then_no_more_than_there_ar
         assert all(one.lease_id for one in held if one is not None)
     finally:
         purse.stop()
+
+
+class Counting(SpendView):
+    """Counts how often it was asked for a level."""
+
+    asked = 0
+
+    def level(self, name: str) -> StockLevel | None:
+        self.asked += 1
+        return super().level(name)
+
+    def tell(self, sku: str, pieces: int) -> None:
+        """As the follower's thread tells a level."""
+        self._merge_stock([msgspec.msgpack.encode(StockLevel("shop", sku, pieces, now_ms()))])
+
+
+def test_a_changed_level_is_looked_at_alone_and_decisions_do_not_wait_for_the_reader(tmp_path: Path) -> None:
+    """Nor for the purse: neither however many skus there are, nor while the reader brings its sums up to date."""
+    purse, many = Purse(load(data_dir=tmp_path, partitions=1), Nothing), [Wish("shop", f"b{at}", 1) for at in range(50)]
+    view = purse.view = Counting(1)
+    view.begin(SPEND, 0)
+    view.take(SPEND, 0, StateWriter.fence("o"), 0)
+    view.loaded(SPEND, 0)
+    purse.publish([], many)
+    purse.start()
+    try:
+        until(lambda: purse.has_piece(many[7], now_ms()), "there is plenty")
+        before = view.asked
+        with view.still():  # as the reader does while it is busy
+            view.tell("b7", 3)
+            time.sleep(2 * TURN_S)
+            asking = threading.Thread(target=lambda: [purse.has_room(wish.name, 0) for wish in many], daemon=True)
+            asking.start()
+            asking.join(10)
+            assert not asking.is_alive()
+        found = until(lambda: purse.reserve_piece(many[7], now_ms()), "a piece of the three is held")
+        assert found.lease_id
+        assert view.asked - before <= 3  # for the purse's terms, and for each talk with the store
+    finally:
+        purse.stop()
+
+
+def test_a_level_told_while_a_line_is_published_is_not_missed(tmp_path: Path) -> None:
+    """The terms are made of the old level, the new one is told, and only then are the terms in use."""
+    purse, wish = Purse(load(data_dir=tmp_path, partitions=1), Nothing), Wish("shop", "boat/1", 60_000)
+
+    class Told(Counting):
+        def level(self, name: str) -> StockLevel | None:
+            found = super().level(name)
+            if self.asked == 1:
+                self.tell("boat/1", 3)
+                purse._relevel()  # as the purse's thread does at this moment
+            return found
+
+    view = purse.view = Told(1)
+    view.begin(SPEND, 0)
+    view.take(SPEND, 0, StateWriter.fence("o"), 0)
+    view.loaded(SPEND, 0)
+    purse.publish([], [wish])
+    assert not purse.has_piece(wish, now_ms())
+    purse._relevel()
+    assert purse._pieces[wish].total_micros == 3
+
+
+def test_any_number_of_lines_may_ask_for_money_at_once(store: Leases) -> None:
+    """PostgreSQL takes 65,535 parameters in one statement, SQLite 32,766 or 250,000; each ask has two names."""
+    asks = [Ask(lease(f"a{number}", line_id=f"l{number}")._replace(campaign_id=f"c{number}"), 1, 1)
+            for number in range(33_000)]  # fmt: skip
+    store.talk([ask("mine", 5, line_id="l77"), ask("other", 5, line_id="none")._replace(
+        lease=lease("other", line_id="none")._replace(campaign_id="c99"))],
+        {"l77": replace(TERMS["l1"], line_id="l77"), "none": replace(TERMS["l1"], line_id="none", campaign_id="c99")},
+        {}, Lagging([Shard()]), 1)  # fmt: skip
+    with store.database.reading() as connection:
+        assert sorted(found.lease_id for found in _open_of(connection, asks)) == ["mine", "other"]
 
 
 def test_pieces_of_a_sku_are_leased_up_to_its_newest_level_which_has_a_time_for_a_version(store: Leases) -> None:
