@@ -3,7 +3,7 @@
 A round takes waiting blocks of all partitions together: folds them; writes all outputs and waits for the broker's word;
 writes each partition's state record and waits; only then acknowledges. A kill at any instant leaves a round that is
 done again with the same result, and what was already written carries the same origin, so that readers skip it
-(design.md, contract 4).
+(schemas/docs/exactness.md).
 
 What a block costs beside its events is the talk with the broker; a round has two produce requests, whatever it holds.
 

@@ -1,4 +1,4 @@
-"""The block codec: many events in one Kafka record (design.md, contract 1 and 2).
+"""The block codec: many events in one Kafka record (schemas/docs/blocks.md, exactness.md beside it).
 
 value  = one byte of format version, then msgpack of the block's Struct.
 headers = `origin` (partition and offset in `collected`, on every hop), `rows`, `crc` (of the value).

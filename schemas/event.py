@@ -62,7 +62,7 @@ class EventFlag(IntFlag):
 
     NONE = 0
     TIME_MISSING = 1  # no usable time was sent: received_time_ms is used
-    TIME_CLAMPED = 2  # more than future_max_ms ahead: received_time_ms is used
+    TIME_CLAMPED = 2  # more than HERALD_FUTURE_MAX_MS ahead of our clock: received_time_ms is used
     SKEW_CORRECTED = 4  # moved by received - sent
     IDENTITY_DROPPED = 8  # an id was sent that names nobody: "null", "undefined", zeros, too long
     NO_CONSENT = 16  # DNT, Sec-GPC or a consent flag: counted without an id

@@ -1,4 +1,4 @@
-"""The docs say what the code does: generated parts are current, and every name in the README exists."""
+"""The docs say what the code does: generated parts are current, and every name in the pages written by hand exists."""
 
 import ast
 import inspect
@@ -26,8 +26,10 @@ from tests.docs.words import FLAGS, REASONS, TYPES
 from tests.test_tidy import modules
 
 README = docs.README.read_text("utf-8")
+WRITTEN = "\n".join([README, *(path.read_text("utf-8") for path in docs.WRITTEN)])
+HANDBOOK = (docs.ROOT / "deploy" / "README.md").read_text("utf-8")
 PAGES = "\n".join(path.read_text("utf-8") for path in sorted(docs.FOLDER.glob("*.md")))
-LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#]*)(?:#([^)]*))?\)")
 
 
 def test_the_generated_docs_are_current() -> None:
@@ -37,38 +39,62 @@ def test_the_generated_docs_are_current() -> None:
 
 def test_making_the_docs_twice_changes_nothing() -> None:
     """What is generated does not feed on itself."""
-    assert docs.fill(docs.fill(README)) == docs.fill(README)
+    assert docs.fill(docs.fill(WRITTEN)) == docs.fill(WRITTEN)
 
 
-@pytest.mark.parametrize("name", ["README.md", "deploy/README.md", "CHANGELOG.md", "schemas/docs/README.md"])
-def test_every_link_leads_somewhere(name: str) -> None:
-    """Links within the tree; addresses are not followed."""
-    page = docs.ROOT / name
-    links = [link for link in LINK.findall(page.read_text("utf-8")) if "://" not in link]
-    assert [link for link in links if not (page.parent / link).exists()] == []
+def heading_anchors(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-def test_every_file_that_the_readme_names_exists() -> None:
+OTHERS = tuple(docs.ROOT / name for name in ("deploy/README.md", "CHANGELOG.md", "schemas/docs/README.md"))
+
+
+@pytest.mark.parametrize("page", [docs.README, *docs.WRITTEN, *OTHERS], ids=lambda page: "/".join(page.parts[-2:]))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    """Links within the tree, to the heading; addresses are not followed."""
+    wrong = []
+    for link, anchor in LINK.findall(page.read_text("utf-8")):
+        target = page.parent / link if link else page
+        if "://" in link:
+            continue
+        if not target.exists() or (anchor and anchor not in heading_anchors(target.read_text("utf-8"))):
+            wrong.append(f"{link}#{anchor}")
+    assert wrong == []
+
+
+def test_the_index_names_every_page() -> None:
+    """Nobody finds a page that no page leads to."""
+    index, names = all_pages()["README.md"], {path.name for path in docs.FOLDER.glob("*.md")}
+    assert names - {"README.md"} <= {link for link, _ in LINK.findall(index)}
+    assert {path.name for path in docs.WRITTEN} <= {Path(link).name for link, _ in LINK.findall(README)}
+
+
+def test_every_file_that_a_page_names_exists() -> None:
     """Table cells and prose: what stands in code quotes and looks like a path."""
-    named = re.findall(r"`((?:pipeline|schemas|agents|tests|deploy)/[\w./*-]+)`", README)
+    named = re.findall(r"`((?:pipeline|schemas|agents|tests|deploy)/[\w./*-]+)`", WRITTEN)
     assert len(named) > 30
     assert [path for path in named if not any(docs.ROOT.glob(path))] == []
 
 
-def test_every_command_that_the_readme_names_exists() -> None:
+def test_every_command_that_a_page_names_exists() -> None:
     """`herald …` and `make …`."""
-    herald = set(re.findall(r"`(?:\$ )?herald ([a-z]+)|^\$ herald ([a-z]+)", README, re.MULTILINE))
-    assert {first or second for first, second in herald} <= set(main.commands)
-    targets = set(re.findall(r"^([a-z-]+):", (docs.ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z-]+)", README)) <= targets
+    for page in (WRITTEN, HANDBOOK):
+        herald = set(re.findall(r"`(?:\$ )?herald ([a-z]+)|^\$ herald ([a-z]+)", page, re.MULTILINE))
+        assert {first or second for first, second in herald} <= set(main.commands)
+        targets = set(re.findall(r"^([a-z-]+):", (docs.ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+        assert set(re.findall(r"`make ([a-z-]+)", page)) <= targets
 
 
-def test_every_setting_and_metric_that_the_readme_names_exists() -> None:
-    """HERALD_… and herald_…"""
+def test_every_setting_and_metric_that_a_page_names_exists() -> None:
+    """HERALD_… and herald_…, whole: what ends in `_…` stands for several."""
     settings = {f"HERALD_{name.upper()}" for name in Settings.model_fields}
-    assert set(re.findall(r"\bHERALD_[A-Z_]*[A-Z]\b", README)) <= settings
     metrics = {metric.name for metric in METRICS}
-    assert set(re.findall(r"\bherald_[a-z_]+\b", README)) <= metrics
+    for page in (WRITTEN, HANDBOOK):
+        named = set(re.findall(r"\bHERALD_(?!TEST_)[A-Z_]*[A-Z]\b(?!_)", page))
+        assert named <= settings
+        assert {name.removesuffix("_count") for name in re.findall(r"\bherald_[a-z_]+[a-z]\b", page)} <= metrics
 
 
 def test_every_address_in_the_readmes_commands_exists() -> None:
@@ -83,9 +109,8 @@ def test_every_address_in_the_readmes_commands_exists() -> None:
 def test_the_readme_keeps_its_order() -> None:
     """Whoever knows one such README finds his way in this one."""
     wanted = [
-        "Two commands", "Five commands to a first decision", "What is guaranteed", "What the collector takes",
-        "Decisions", "Campaigns", "The command", "To change X, open Y", "How it stays exact", "Settings", "Production",
-        "Speed and memory", "Not there yet",
+        "Two commands", "Five commands to a first decision", "A first campaign", "What is guaranteed", "Pages",
+        "To change X, open Y", "Speed", "Production", "Not there yet",
     ]  # fmt: skip
     assert re.findall(r"^## (.+)$", README, re.MULTILINE) == wanted
 
@@ -142,21 +167,24 @@ def readme_bodies() -> list[object]:
 
 
 def test_the_readmes_requests_fit_their_schemas() -> None:
-    """The decision request by both, pydantic's model and the exported schema."""
-    track, decision, reward = readme_bodies()
+    """The decision requests by both, pydantic's model and the exported schema."""
+    track, decision, reward, page = readme_bodies()
     jsonschema.validate({"batch": [{"type": "track"} | dict(track)]}, schema("segment-batch"))  # type: ignore[call-overload]
     jsonschema.validate(decision, schema("decision-request"))
     jsonschema.validate(reward, schema("reward-request"))
-    assert DecisionRequest.model_validate(decision).visitor == "bea"
+    jsonschema.validate(page, schema("decision-request"))
+    assert DecisionRequest.model_validate(decision).visitor == DecisionRequest.model_validate(page).visitor == "bea"
 
 
 def test_the_readmes_answers_fit_their_schemas() -> None:
     """What is printed there is what delivery promises."""
     answers = [json.loads(text) for text in re.findall(r"^(?:{\n.*?\n}|{[^\n]*})$", README, re.MULTILINE | re.DOTALL)]
-    decisions = [answer for answer in answers if "actions" in answer]
+    decisions = [answer for answer in answers if "actions" in answer or "decisions" in answer]
     models = [answer for answer in answers if "arms" in answer]
-    assert len(decisions) == len(models) == 1
-    jsonschema.validate(decisions[0], schema("decided"))
+    assert len(decisions) == 2
+    assert len(models) == 1
+    for decision in decisions:
+        jsonschema.validate(decision, schema("decided"))
     jsonschema.validate(models[0], schema("model-answer"))
 
 

@@ -1,7 +1,7 @@
 """What every stage's pure part looks like: a fold of one partition's blocks.
 
-The Faust shell (agents/runtime.py) reads a block, calls `apply`, writes the outputs, then the state record, then
-acknowledges. Nothing in a fold knows a clock, randomness, the network or Faust.
+The shell (agents/rounds.py) takes the waiting blocks, calls `apply` on each, writes the outputs, then the state
+records, then acknowledges. Nothing in a fold knows a clock, randomness, the network or Faust.
 """
 
 from collections import Counter

@@ -102,7 +102,8 @@ LESSONS = _counter(
 MONEY_RESERVATIONS = _counter(
     "herald_money_reservations_total",
     "choices that cost something, by what became of them; bots and stale (recorded too late) are among the released,"
-    " late (paid for after the release) is not billed; repeated: of a decision logged twice; stock_full: of no money",
+    " late (paid for after the release) is not billed; repeated: of a decision logged twice. stock_full is no money:"
+    " stock levels of new skus that found no room",
     "column",
     "pays_for",
 )
@@ -159,8 +160,10 @@ USABLE_SECONDS = _histogram(
 )
 MODEL_AGE = _gauge("herald_model_age_seconds", "now - the block time of the newest outcome in the models in use")
 ARM_PROBABILITY = _gauge(
-    "herald_arm_probability", "share of decisions that a published creative gets, in a placement", "placement", "arm"
-)
+    "herald_arm_probability",
+    "share of decisions that a published creative gets, in a placement, of visitors of whom nothing is known",
+    "placement", "arm",
+)  # fmt: skip
 ARM_REWARD = _gauge(
     "herald_arm_reward", "reward that is expected of one, with the prior; bound: mean, low and high of 95 %",
     "placement", "arm", "bound",
@@ -228,14 +231,17 @@ AUDIT_BEHIND = _gauge("herald_audit_behind_blocks", "applied blocks that the aud
 AUDIT_SECONDS = _histogram("herald_audit_seconds", "one look of the auditor")
 STOCK_RUNS_OUT = _gauge(
     "herald_stock_runs_out_hours",
-    "in how many hours a sku's stock is gone, of the 50 most urgent skus; bound: even (as likely earlier as later),"
-    " early (earlier in one case of 20); none where that is later than in half a year",
+    "in how many hours a sku's stock is gone, of the 50 most urgent skus and of 50 that have run out; bound: even (as"
+    " likely earlier as later), early (earlier in one case of 20); none where that is later than in half a year",
     "site", "sku", "bound",
 )  # fmt: skip
 STOCK_RISK = _gauge(
     "herald_stock_risk_ratio", "probability that a sku's stock is gone within HERALD_STOCK_LEAD_DAYS", "site", "sku"
 )
-STOCK_WARNED = _gauge("herald_stock_warned_skus", "skus of which that probability is 1 % or more")
+STOCK_WARNED = _gauge(
+    "herald_stock_warned_skus",
+    "skus of which that probability is 1 % or more, those that have run out included; of 500 at most",
+)
 LEARNING_REGRET = _gauge(
     "herald_learning_regret_ratio",
     "what always showing the best arm would have earned more, in rewards a decision, over the last day, of the 20"

@@ -126,6 +126,13 @@ def test_every_file_that_a_container_is_told_of_is_mounted_there(compose: dict[s
     ).read_text("utf-8")
 
 
+def test_collector_and_delivery_know_the_same_sites_and_mask_alike(compose: dict[str, Any]) -> None:
+    """Delivery writes its decisions under a site of the write keys: without them, under one that nobody sends to."""
+    collector, delivery = (compose["services"][name]["environment"] for name in ("collector", "delivery"))
+    for name in ("HERALD_WRITE_KEYS", "HERALD_MASK_SECRET"):
+        assert delivery.get(name) == collector[name]
+
+
 def test_every_part_has_a_service_that_runs_it_on_its_port(compose: dict[str, Any]) -> None:
     settings = load()
     commands = {part.name: part.arguments for part in services(settings)}

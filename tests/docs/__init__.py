@@ -1,5 +1,7 @@
 """The generated parts of the docs: `python -m tests.docs` writes them, tests/test_docs.py checks that they are current.
 
+Some pages are generated whole. The README and the pages of WRITTEN are written by hand, but for what stands in them
+between `<!-- generated:NAME -->` and `<!-- end -->`.
 Everything is made from the code: schemas, settings, metrics, routes, the command's own help. Nothing here reads a
 clock, a home directory or the network, so the same code gives the same text on every machine.
 """
@@ -12,6 +14,7 @@ from tests.docs import contracts, pages
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 FOLDER = ROOT / "schemas" / "docs"
+WRITTEN = tuple(FOLDER / f"{name}.md" for name in ("collecting", "decisions", "campaigns", "exactness", "measured"))
 
 
 def files() -> dict[Path, str]:
@@ -20,8 +23,7 @@ def files() -> dict[Path, str]:
     found |= {FOLDER / "json" / name: text for name, text in contracts.all_schemas().items()}
     found[FOLDER / "openapi.json"] = contracts.openapi()
     found[FOLDER / "openapi-campaigns.json"] = contracts.openapi_of_campaigns()
-    found[README] = fill(README.read_text("utf-8"))
-    return found
+    return found | {path: fill(path.read_text("utf-8")) for path in (README, *WRITTEN)}
 
 
 def fill(text: str) -> str:
@@ -29,7 +31,7 @@ def fill(text: str) -> str:
 
     Raises KeyError for a name that nobody makes.
     """
-    made = pages.readme_blocks()
+    made = pages.parts_of_pages()
 
     def replaced(found: re.Match[str]) -> str:
         return f"<!-- generated:{found[1]} -->\n{made[found[1]].strip()}\n<!-- end -->"

@@ -1,10 +1,11 @@
-"""The Markdown pages of schemas/docs, and the generated blocks of the README."""
+"""The Markdown pages of schemas/docs that are made from the code, and such parts of those written by hand."""
 
 from collections.abc import Callable, Mapping
 
 import click
 from click.testing import CliRunner
 
+import schemas
 from pipeline.campaigns import routes as campaigns
 from pipeline.cli import main
 from pipeline.collector.app import ROUTES, SETTINGS_ROUTE
@@ -24,13 +25,13 @@ from pipeline.delivery import routes as delivery
 from pipeline.edge import metrics
 from pipeline.settings import Settings
 from pipeline.settings import table as settings_table
-from schemas import block, linear, model, outcome, profile, session, state
+from schemas import block
 from schemas.ddl import create
-from schemas.event import Collected, Context, DropReason, Event, EventFlag, EventType, Refused
+from schemas.event import DropReason, Event, EventFlag, EventType
 from schemas.tables import TABLES
 from schemas.topics import DAY_MS, KEEP, TOPICS, Topic
 from tests.docs import audience
-from tests.docs.structs import column_meanings, fields, struct_section, table
+from tests.docs.structs import column_meanings, docstring, fields, modules_of, struct_section, structs_of, table
 from tests.docs.words import FLAGS, REASONS, TYPES
 
 MADE = "<!-- made by `make docs`: change the code, not this file -->\n\n"
@@ -53,10 +54,9 @@ def all_pages() -> dict[str, str]:
     return {name: MADE + make().strip() + "\n" for name, make in made.items()}
 
 
-def readme_blocks() -> dict[str, str]:
-    """Return the generated parts of the README: name -> text."""
+def parts_of_pages() -> dict[str, str]:
+    """Return the generated parts of pages that are written by hand: name -> text."""
     return {
-        "help": f"```\n{help_of()}\n```",
         "collector": _routes(),
         "delivery": _delivery_routes(),
         "campaigns": _campaign_routes(),
@@ -73,9 +73,18 @@ def help_of(*command: str) -> str:
 
 def index() -> str:
     """The list of pages."""
-    return """# Schemas and references
+    return """# Pages
 
-All of this is made from the code by `make docs`; a test fails when it is not current.
+Written by hand; their tables of addresses are made from the code:
+
+- [collecting.md](collecting.md): sending events: pixel, Segment, Snowplow, their addresses and answers
+- [decisions.md](decisions.md): asking for decisions, policies, explaining, evaluating; coming from other services
+- [campaigns.md](campaigns.md): campaigns, budgets, caps, stock, experiments, plans
+- [exactness.md](exactness.md): why nothing is lost or counted twice, the small print, and how it is tested
+- [measured.md](measured.md): every figure, and the command that measures it
+- [../../deploy/README.md](../../deploy/README.md): production: every part, stores, security, backup, upgrade, alerts
+
+Made from the code by `make docs`; a test fails when one is not current:
 
 - [events.md](events.md): what the collector takes, event types, fields, refusals, flags, the pixel's keys
 - [blocks.md](blocks.md): what travels in Kafka, field by field
@@ -154,7 +163,8 @@ def events() -> str:
         "A name is compared in lower case, with runs of other characters than letters and digits as one blank.\n",
         table(_types(), "type", "meaning", "names"),
         "## Why an event is refused\n",
-        "Each refusal is counted, and kept in `bad` with its first bytes and what was expected.\n",
+        "Each refusal is counted, and kept in `bad` with what was expected: the topic has all bytes of the event "
+        "(of a request that cannot be read, its first 4 kB), the table the first 4 kB.\n",
         table([(f"`{reason}`", REASONS[reason]) for reason in DropReason], "reason", "meaning"),
         "## What was noticed and mended\n", _flags(),
         "## The clean event\n", struct_section(Event, meanings),
@@ -183,24 +193,23 @@ def _meaning(name: str) -> str:
 
 
 def blocks() -> str:
-    """What travels in Kafka, field by field."""
-    kinds: tuple[type, ...] = (
-        block.CollectedBlock, Context, Collected, block.EventBlock, block.Totals, block.RefusedBlock, Refused,
-        block.SessionBlock, session.SessionRow, session.Session, block.OutcomeBlock, outcome.Outcome, outcome.Choice,
-        outcome.DecisionLog, state.StateRecord, profile.VisitorState, profile.Profile, outcome.OpenDecision,
-        model.PlacementModel, model.ArmStatistics, linear.LinearJournal, linear.LinearLine, linear.LinearArm,
-        linear.LinearWatch,
-    )  # fmt: skip
+    """What travels in Kafka, field by field: every Struct of every module of `schemas`, so that none is forgotten."""
     head = f"""# Blocks
 
 A record's value is one byte of format version (now {block.BLOCK_VERSION}), then msgpack. Structs are written as arrays,
-in the order below, unless they say otherwise: fields are only ever appended, with a default, so that old blocks stay
+in the order below, unless it is said otherwise: fields are only ever appended, with a default, so that old blocks stay
 readable. Headers: `rows` (events in the block), `crc` (of the value), and after `collected` `origin`
 (`partition:offset` in `collected`): a block's name, on every hop. A block that `herald repartition` wrote has `copied`
 (old log, own offset, how far each old partition had been read). Readable versions: \
 {", ".join(map(str, sorted(block.READABLE_VERSIONS)))}. The clean event itself is in [events.md](events.md).
 """
-    return "\n".join([head, *(struct_section(kind) for kind in kinds)])
+    parts = [head]
+    for module in modules_of(schemas):
+        kinds = [kind for kind in structs_of(module) if kind is not Event]
+        if kinds:
+            about = docstring(module).split("\n\n")[0]
+            parts += [f"## schemas/{module.__name__.rpartition('.')[2]}.py\n\n{about}\n", *map(struct_section, kinds)]
+    return "\n".join(parts)
 
 
 def topics() -> str:

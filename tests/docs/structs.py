@@ -4,10 +4,15 @@ Order matters: blocks are written as arrays, and a field's place in the array is
 """
 
 import ast
+import importlib
 import inspect
+import pkgutil
 import textwrap
 from enum import Enum
+from types import ModuleType
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from schemas.tables import TABLES
 
@@ -21,9 +26,24 @@ class FieldDoc(NamedTuple):
     meaning: str
 
 
-def docstring(cls: type) -> str:
-    """Return a class's docstring, each paragraph as one line."""
-    return "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(cls) or "").split("\n\n"))
+def docstring(documented: object) -> str:
+    """Return the docstring of a class or module, each paragraph as one line."""
+    return "\n\n".join(" ".join(part.split()) for part in (inspect.getdoc(documented) or "").split("\n\n"))
+
+
+def modules_of(package: ModuleType) -> list[ModuleType]:
+    """Return the modules of a package, by name."""
+    names = sorted(found.name for found in pkgutil.iter_modules(package.__path__))
+    return [importlib.import_module(f"{package.__name__}.{name}") for name in names]
+
+
+def structs_of(module: ModuleType) -> list[type[Struct]]:
+    """Return the Structs that a module makes, in its order."""
+    return [
+        found
+        for found in vars(module).values()
+        if isinstance(found, type) and issubclass(found, Struct) and found.__module__ == module.__name__
+    ]
 
 
 def fields(cls: type) -> list[FieldDoc]:
@@ -63,10 +83,11 @@ def table(rows: list[tuple[str, ...]], *titles: str) -> str:
     return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines) + "\n"
 
 
-def struct_section(cls: type, meanings: dict[str, str] | None = None) -> str:
+def struct_section(cls: type[Struct], meanings: dict[str, str] | None = None) -> str:
     """Return a heading, what a Struct is, and its fields."""
     rows = [
         (str(place), f"`{field.name}`", f"`{field.type}`", field.meaning or (meanings or {}).get(field.name, ""))
         for place, field in enumerate(fields(cls))
     ]
-    return f"### {cls.__name__}\n\n{docstring(cls)}\n\n{table(rows, 'place', 'field', 'type', 'meaning')}"
+    as_map = "" if cls.__struct_config__.array_like else "\n\nWritten as a map, not as an array."
+    return f"### {cls.__name__}\n\n{docstring(cls)}{as_map}\n\n{table(rows, 'place', 'field', 'type', 'meaning')}"
