@@ -48,10 +48,11 @@ def mask(raw: bytes, key: bytes) -> bytes:
     masked = _mask_secrets(raw)
     if b"J" in masked and b"eyJ" in masked:
         masked = _JWT.sub(b"jwt", masked)
-    if b"=" in masked or b"%" in masked or b"\\u" in masked:
-        masked = _CARD.sub(_mask_card, masked)
+    # before cards: what an address has in it may hide where a value begins
     if b"@" in masked or (b"40" in masked and (b"%" in masked or b"u0040" in masked)):
         masked = _mask_addresses(masked, key)
+    if b"=" in masked or b"%" in masked or b"\\u" in masked:
+        masked = _mask_cards(masked)
     return masked
 
 
@@ -65,10 +66,11 @@ _ESCAPE_BEFORE_KEY = re.compile(rb"%(?:25)*[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\[a
 _ESCAPED_END: Final = rb"(?!00(?:2[0236]|3[cCeE]|[01]))"  # blank " # & < > and control characters end a value
 
 # No value ends before a byte that an address may hold, else masking twice would differ from masking once.
+_ESCAPED_IN_VALUE: Final = rb"|\\+/|\\+u" + _ESCAPED_END + rb"[0-9A-Fa-f]{4})+"
 _VALUE: Final = {
-    b"=": re.compile(rb"(?:[^&#\"\\<>\x00-\x20]|\\+/|\\+u" + _ESCAPED_END + rb"[0-9A-Fa-f]{4})+"),
-    b"%3d": re.compile(rb"(?:[^&#\"\\<>%\x00-\x20]|%(?!2[236])|\\+/)+"),
-    b"%253d": re.compile(rb"(?:[^&#\"\\<>%\x00-\x20]|%(?!(?:25)?2[236])|\\+/)+"),
+    b"=": re.compile(rb"(?:[^&#\"\\<>\x00-\x20]" + _ESCAPED_IN_VALUE),
+    b"%3d": re.compile(rb"(?:[^&#\"\\<>%\x00-\x20]|%(?!2[236])" + _ESCAPED_IN_VALUE),
+    b"%253d": re.compile(rb"(?:[^&#\"\\<>%\x00-\x20]|%(?!(?:25)?2[236])" + _ESCAPED_IN_VALUE),
 }
 
 
@@ -148,10 +150,12 @@ _JWT = re.compile(
     rb"(?:=|%(?:25)?3[dD]|\\+u003[dD])*"
 )
 _CARD = re.compile(
-    rb"[2-6][0-9]{3}(?:(?<![0-9A-Za-z%.]....)|(?<=%[0-9A-Fa-f]{2}....))"  # digits first: then few places are tried
-    rb"(?>(?:(?:[+-]|%20)?[0-9]){9,15})"
+    # digits first: then few places are tried; none of a pseudonym of ours, nor behind a dot, where a domain may end
+    rb"[2-6][0-9]{3}(?:(?<![0-9A-Za-z%._]....)|(?<=%(?!2[eE])[0-9A-Fa-f]{2}....))"
+    rb"(?:(?:[+-]|%20)?[0-9]){9,15}"  # not atomic: another number may follow, and part of it be taken first
     rb"(?![0-9A-Za-z_@]|[.-][0-9A-Za-z]|%(?:25)*40|\\u0040)"
 )
+_BEFORE_BYTES: Final = 64
 _VALUE_START = re.compile(rb"=|%(?:25)*3[dD]|\\u003[dD]")
 _VALUE_LEFT = re.compile(rb"[&#\"\\<>/?\x00-\x20]|%(?:25)*2[26fF3]")
 
@@ -167,13 +171,26 @@ _ISSUERS: Final = (
 )
 
 
-def _mask_card(found: re.Match[bytes]) -> bytes:
-    before = found.string[max(0, found.start() - 64) : found.start()]
+def _mask_cards(raw: bytes) -> bytes:
+    """What stands before a number is looked at as it is masked: so another look finds no value that began nearer."""
+    pieces: list[bytes] = []
+    done, before = 0, b""
+    for found in _CARD.finditer(raw):
+        before = (before + raw[max(done, found.start() - _BEFORE_BYTES) : found.start()])[-_BEFORE_BYTES:]
+        number = b"card" if _is_in_value(before) and _is_card(found[0]) else found[0]
+        before += number
+        pieces += (raw[done : found.start()], number)
+        done = found.end()
+    return b"".join((*pieces, raw[done:])) if pieces else raw
+
+
+def _is_in_value(before: bytes) -> bool:
     starts = [start.end() for start in _VALUE_START.finditer(before)]
-    if not starts or _VALUE_LEFT.search(before, starts[-1]):
-        return found[0]
-    digits = re.sub(rb"%20|[+-]", b"", found[0]).decode()
-    return b"card" if is_card_number(digits) else found[0]
+    return bool(starts) and not _VALUE_LEFT.search(before, starts[-1])
+
+
+def _is_card(written: bytes) -> bool:
+    return is_card_number(re.sub(rb"%20|[+-]", b"", written).decode())
 
 
 def is_card_number(digits: str) -> bool:
@@ -210,7 +227,7 @@ _WIDE_FORWARD: Final = rb"[\x80-\xff]|%(?:25){0,3}[89A-Fa-f][0-9A-Fa-f]|\\+u(?!0
 _DOMAIN = re.compile(
     rb"(?![0-9]x\.(?:png|jpe?g|gif|webp|avif|svg|css|js)(?![A-Za-z]))"  # logo@2x.png
     rb"(?:(?>(?:[A-Za-z0-9-]|" + _WIDE_FORWARD + rb")+)(?:\.|%(?:25){0,3}2[eE]|\\+u002[eE]))+"
-    rb"(?:xn--[A-Za-z0-9-]+|[A-Za-z]{2,}+|(?>(?:" + _WIDE_FORWARD + rb"){2,}))"
+    rb"(?:xn--[A-Za-z0-9-]+|(?!em_)[A-Za-z]{2,}+|(?>(?:" + _WIDE_FORWARD + rb"){2,}))"
 )
 _JSON_ESCAPE = re.compile(rb"\\+u([0-9A-Fa-f]{4})")
 _TRIPLET = re.compile(rb"%([0-9A-Fa-f]{2})")
