@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Integer, Table, Text
 
-_METADATA: Final = MetaData()
+from pipeline.campaigns.metadata import METADATA
 
 ACCOUNTS = Table(
     "lease_accounts",
-    _METADATA,
+    METADATA,
     Column("kind", Text, primary_key=True),
     Column("id", Text, primary_key=True),
     Column("version", BigInteger, nullable=False),
@@ -28,7 +28,7 @@ short_ms: when somebody last got nothing, by that one's clock.
 
 LEASES = Table(
     "leases",
-    _METADATA,
+    METADATA,
     Column("lease_id", Text, primary_key=True),
     Column("line_id", Text, nullable=False),
     Column("line_day", Text, nullable=False),

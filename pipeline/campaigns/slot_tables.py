@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Integer, Table, Text
 
-_METADATA: Final = MetaData()
+from pipeline.campaigns.metadata import METADATA
 
 SLOT_ROWS = Table(
     "cap_slots",
-    _METADATA,
+    METADATA,
     Column("slot", Integer, primary_key=True),
     Column("holder", Text, nullable=False),
     Column("home", Text, nullable=False),
@@ -21,7 +21,7 @@ SLOT_ROWS = Table(
 
 PROCESSES = Table(
     "cap_processes",
-    _METADATA,
+    METADATA,
     Column("holder", Text, primary_key=True),
     Column("home", Text, nullable=False),
     Column("address", Text, nullable=False),
@@ -31,7 +31,7 @@ PROCESSES = Table(
 
 NOTES = Table(
     "cap_notes",
-    _METADATA,
+    METADATA,
     Column("seq", BigInteger, primary_key=True),
     Column("slot", Integer, nullable=False),
     Column("written_ms", BigInteger, nullable=False),

@@ -7,13 +7,12 @@ is never changed once it was released: a new one is appended.
 from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Integer, Table, Text
 
 from pipeline.campaigns.lease_tables import LEVEL_STEP
 from pipeline.campaigns.lease_tables import STEP as LEASE_STEP
+from pipeline.campaigns.metadata import METADATA
 from pipeline.campaigns.slot_tables import STEP as SLOT_STEP
-
-METADATA: Final = MetaData()
 
 META = Table("meta", METADATA, Column("name", Text, primary_key=True), Column("value", Text, nullable=False))
 """`schema`: steps taken. Its row is what writers wait for each other at."""

@@ -4,9 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from schemas import block as codec
 from schemas.block import CollectedBlock, EventBlock, Origin, SessionBlock
 from schemas.event import Collected, Context, Protocol
 from schemas.session import Session
-from tests.journeys.rig import free_ports, free_run
+from tests.journeys.rig import free_run
+from tests.waits import free_ports
+from tests.waits import until as until  # the faults wait with it
 
 BASE_MS = 1_790_000_000_000
 
@@ -143,14 +144,6 @@ def kill(worker: subprocess.Popen[bytes]) -> None:
     """kill -9, and wait for the end."""
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
-
-
-def until(holds: Callable[[], bool], what: str, timeout_s: float = 90) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < end, f"not within {timeout_s:.0f} s: {what}"
-        time.sleep(0.3)
 
 
 def page_views(number: int, first: int, count: int, visitors: int = 7) -> CollectedBlock:

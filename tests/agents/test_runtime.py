@@ -18,7 +18,8 @@ from pipeline.embedded.kafka import EmbeddedKafka
 from schemas import block as codec
 from schemas.block import EventBlock, SessionBlock
 from schemas.state import StateRecord
-from tests.agents.rig import Stages, events_of, kill, live_sessions, page_views, until
+from tests.agents.rig import Stages, events_of, kill, live_sessions, page_views
+from tests.waits import until
 
 BLOCKS = 40
 EVENTS = 25

@@ -15,9 +15,10 @@ from pipeline.edge import kafka
 from pipeline.embedded.kafka import EmbeddedKafka
 from schemas.block import OutcomeBlock
 from schemas.spend import Sum
-from tests.agents.rig import Stages, kill, until
+from tests.agents.rig import Stages, kill
 from tests.agents.shop import DECISIONS, WINDOW_MS, Shop
 from tests.core.spend_rig import check_books
+from tests.waits import until
 
 BLOCKS, PARTITIONS = 30, 2
 

@@ -4,7 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-from tests.agents.rig import Stages, broker, page_views, until
+from tests.agents.rig import Stages, broker, page_views
+from tests.waits import until
 
 
 def test_a_worker_whose_broker_is_gone_ends_when_it_is_told_to(tmp_path: Path) -> None:

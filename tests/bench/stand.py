@@ -15,7 +15,8 @@ from pipeline.edge import kafka
 from pipeline.parts import STAGES, services, stores
 from pipeline.settings import Settings, load
 from pipeline.supervisor import Part, Supervisor
-from tests.journeys.rig import Whole, free_ports
+from tests.journeys.rig import Whole
+from tests.waits import free_ports
 
 QUIET = "WARNING"  # a log line a block would be measured too
 

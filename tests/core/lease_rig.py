@@ -4,7 +4,8 @@ What may go wrong does: answers and records are lost, processes die, their spool
 stage and everybody who reads it are behind.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
@@ -33,8 +34,9 @@ from schemas.spend import Leased, StockLevel
 from tests.core.spend_rig import lines_of
 
 START_MS = 1_790_000_000_000
-RULES = SpendRules(impression_ms=1_000, click_ms=1_500, action_ms=4_000)
 LEASE_MS = 2_000
+RULES = SpendRules(impression_ms=8_000, click_ms=12_000, action_ms=30_000)
+"""Windows longer than leases, as in delivery: a lease's end is not the end of what may come of it."""
 
 
 class Known(NamedTuple):
@@ -134,6 +136,8 @@ class Lagging:
 class MemoryStore:
     """The lease store, in memory: as pipeline/campaigns/leases.py, a transaction at a time."""
 
+    rules = RULES
+
     def __init__(self) -> None:
         self.leases: dict[str, Lease] = {}
         self.limits: dict[Name, Limits] = {}
@@ -141,13 +145,12 @@ class MemoryStore:
 
     def talk(self, asks: Sequence[Ask], terms: dict[str, Terms], declared: dict[str, int], view: View) -> object:
         """Return (leases granted, lines that are behind)."""
-        for lease_id, micros in declared.items():
-            if lease_id in self.leases:
-                self.leases[lease_id] = self.leases[lease_id]._replace(granted_micros=micros, is_final=True)
+        for lease_id in declared.keys() & self.leases.keys():
+            self.declare(lease_id, declared[lease_id])
         for one in terms.values():
             for name, limits in of_newest_level(one, view).limits.items():
                 self._note(name, limits)
-        found = settle(asks, self.limits, self.positions, list(self.leases.values()), view, RULES)
+        found = settle(asks, self.limits, self.known(), self.held(), view, self.rules)
         for lease_id in found.closed:
             del self.leases[lease_id]
         for name in found.names:
@@ -155,6 +158,18 @@ class MemoryStore:
         for lease in found.granted:
             self.leases[lease.lease_id] = lease
         return found.granted, found.behind
+
+    def declare(self, lease_id: str, micros: int) -> None:
+        """A holder says what it has reserved under a lease, which it uses no more."""
+        self.leases[lease_id] = self.leases[lease_id]._replace(granted_micros=micros, is_final=True)
+
+    def known(self) -> dict[Name, Position]:
+        """How far the state was known by which something was closed."""
+        return self.positions
+
+    def held(self) -> list[Lease]:
+        """What is not closed."""
+        return list(self.leases.values())
 
     def _note(self, name: Name, limits: Limits) -> None:
         known = self.limits.get(name)
@@ -175,13 +190,14 @@ class Process:
 class Market:
     """All of it. Time stands still but for `pass_time`."""
 
-    def __init__(self, terms: Sequence[Terms], partitions: int = 2) -> None:
+    def __init__(self, terms: Sequence[Terms], partitions: int = 2, store: MemoryStore | None = None) -> None:
         self.terms = {one.line_id: one for one in terms}
         self.shards = [Shard() for _ in range(partitions)]
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.processes: list[Process] = []
         self.spools: list[Outcome] = []  # of dead processes
         self.opened: list[tuple[int, Outcome]] = []  # (partition, decision) in the log, not paid for yet
+        self.met: Counter[str] = Counter()  # what has happened that a storm is for
         self.now_ms = START_MS
         self._ids, self._numbers = count(1), count(1)
 
@@ -204,6 +220,7 @@ class Market:
         assert has_room == (reserved is not None)
         if reserved is None:
             return False
+        self.met["decided"] += 1
         process.unsent.append(
             Outcome(
                 f"d{next(self._numbers)}", "a", "home", "v", time_ms, 0, 0, 0, 0, 0, 0.5, 0, 0,
@@ -221,6 +238,7 @@ class Market:
 
     def pay(self, at: int, is_bot: bool) -> None:
         """What a decision pays for comes, or a bot's news of it."""
+        self.met["paid"] += not is_bot
         partition, one = self.opened.pop(at)
         from msgspec.structs import replace
 
@@ -242,6 +260,7 @@ class Market:
 
     def kill(self, process: Process) -> None:
         """kill -9: the wallet is gone, the spool stays."""
+        self.met["killed with records"] += bool(process.unsent)
         self.processes.remove(process)
         self.spools += process.unsent
 
@@ -295,22 +314,35 @@ class Market:
                 if account[:2] == ("campaign", one.campaign_id):
                     limits[account] = one.campaign_daily_micros
             for account, limit in limits.items():
-                assert limit is None or self.spent_micros(account) <= limit, account
+                if limit is not None:
+                    spent_micros = self.spent_micros(account)
+                    assert spent_micros <= limit, account
+                    self.met["all reserved"] += spent_micros == limit
+
+
+MOOD = 40
+"""So many steps a storm is of one mood: what hardly happens in one may be most of the next."""
 
 
 def storm(market: Market, rng: Random, steps: int) -> None:
-    """Let so much happen, most of it wrong, in the proportions of this storm; the limits are checked all the time."""
+    """Let so much happen, most of it wrong, in proportions that change; the limits are checked all the time."""
     lines = sorted(market.terms)
-    usual = {_decide: 6, _talk: 8, _land: 8, _fold: 8, _read: 8, _pay: 0.4, _tick: 4, _pass: 8, _die: 0.3}
-    weights = {act: weight * rng.choice((0.3, 1, 1, 3)) for act, weight in usual.items()}
-    patience = rng.choice((50, 300, 1_200))  # how long time goes on at once, ms
-    for _ in range(steps):
+    usual = {_decide: 6, _talk: 8, _land: 4, _fold: 8, _read: 8, _pay: 0.1, _tick: 4, _pass: 8, _die: 1}
+    weights: dict[_Act, float] = {}
+    patience = 0  # how long time goes on at once, ms
+    for step in range(steps):
+        if step % MOOD == 0:
+            weights = {act: weight * rng.choice((0, 0.3, 1, 3)) for act, weight in usual.items()}
+            patience = rng.choice((50, 300, 1_200))
         if len(market.processes) < 3:
             market.start(rng.choice((0, 0, 0, -400, 300, -5_000)))
         process = rng.choice(market.processes)
         (act,) = rng.choices(list(weights), list(weights.values()))
         act(market, process, rng, lines, patience)
         market.check()
+
+
+_Act = Callable[[Market, Process, Random, list[str], int], None]
 
 
 def _decide(market: Market, process: Process, rng: Random, lines: list[str], patience: int) -> None:
@@ -323,7 +355,7 @@ def _talk(market: Market, process: Process, rng: Random, lines: list[str], patie
 
 
 def _land(market: Market, process: Process, rng: Random, lines: list[str], patience: int) -> None:
-    waiting = process.unsent if rng.random() < 0.8 or not market.spools else market.spools
+    waiting = process.unsent if rng.random() < 0.95 or not market.spools else market.spools
     for _ in range(min(len(waiting), rng.randint(1, 4))):
         one = waiting.pop(rng.randrange(len(waiting)))
         if rng.random() < 0.95:

@@ -3,6 +3,7 @@
 The shop sells only to who holds a piece, tells its level before time goes on, and gets more now and then.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
@@ -72,17 +73,17 @@ class Process:
 class Shop:
     """All of it. holding: who was shown a piece and has not bought it."""
 
-    def __init__(self, pieces: int) -> None:
+    def __init__(self, pieces: int, store: MemoryStore | None = None) -> None:
         self.pieces, self.told = pieces, -1
         self.now_ms = START_MS
         self.logs = [Log() for _ in range(PARTITIONS)]
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.processes: list[Process] = []
         self.spools: list[Outcome] = []
         self.landed: list[tuple[int, Outcome]] = []
         self.holding: dict[str, Outcome] = {}
         self._ids, self._numbers = count(1), count(1)
-        self.shown = 0
+        self.met: Counter[str] = Counter()  # what has happened that a storm is for
         self.tell()
         self.logs[0].step()  # before the first level is known, nothing is promised
 
@@ -124,7 +125,7 @@ class Shop:
             name, "a", "home", "v", self.now_ms, 0, 0, 0, 0, 0, 0.5, 0, 0, is_new=True, holds=(hold,), hold_ms=HOLD_MS
         )
         self.holding[name] = one
-        self.shown += 1
+        self.met["shown"] += 1
         process.unsent.append(one)
 
     def talk(self, process: Process, is_answered: bool) -> None:
@@ -148,6 +149,7 @@ class Shop:
         if ready:
             number, one = rng.choice(ready)
             del self.holding[one.decision_id]
+            self.met["bought"] += 1
             self.now_ms += 1
             self.pieces -= 1
             sale = Sale(one.decision_id, "a", GOODS, self.now_ms)
@@ -164,6 +166,7 @@ class Shop:
         """Whoever was shown a piece that is held for him can buy it."""
         held = [one for one in self.holding.values() if one.decided_ms + HOLD_MS >= self.now_ms]
         assert len(held) <= self.pieces, f"{len(held)} are held of {self.pieces}"
+        self.met["all held"] += len(held) == self.pieces > 0
 
 
 def storm(shop: Shop, rng: Random, steps: int) -> None:

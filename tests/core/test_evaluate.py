@@ -438,7 +438,9 @@ def test_dms_interval_has_the_models_doubt_about_all_that_the_target_shows() -> 
 
 def test_every_policy_of_delivery_can_be_asked_about() -> None:
     assert set(POLICIES) <= set(KINDS)
-    assert all(kind.model_fields["policy"].annotation is not None for kind in KINDS.values())
+    for name, kind in KINDS.items():
+        target = kind.model_validate({"policy": name} | ({"actions": {"a": 1.0}} if kind is FixedSpec else {})).target()
+        assert sum(target.probabilities(logged(0, "a"))) == pytest.approx(1.0), name
 
 
 def test_a_fixed_policy_shares_its_probabilities_among_those_that_are_there() -> None:

@@ -3,8 +3,6 @@
 `python -m tests.crashpoints.archive` is the process that dies: it does one unit for each line that it is given.
 """
 
-import select
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,10 @@ from pipeline.settings import Settings, load
 from schemas import block as codec
 from schemas.block import CollectedBlock
 from tests.agents.rig import page_views
-from tests.crashpoints.life import Life
+from tests.crashpoints.worker import Worker
 
 PARTITIONS = 2
 SEGMENT_BYTES = 4_000
-ANSWER_S = 60.0
 
 
 class Work(msgspec.Struct):
@@ -78,8 +75,7 @@ class Copying:
         self.number = 0
         self.blocks = 0
         self.unit = Work(what, str(folder / "0"))
-        self.process: subprocess.Popen[bytes] | None = None
-        self.life: Life | None = None
+        self._worker = Worker("tests.crashpoints.archive", folder / "out.log", self.settings.as_environment())
 
     def _feed(self, blocks: int) -> None:
         with CollectedLog(self.settings) as log, Appender(log) as out:
@@ -91,9 +87,8 @@ class Copying:
             out.flush()
 
     def warm(self) -> int:
-        if self.life is None or self.life.is_over:
-            self._start()
-        assert self.life is not None
+        if self._worker.is_over:
+            self._worker.start()
         self.number += 1
         if self.number == 1 or self.what == "repartition":  # the others do the same log each time, to another place
             self._feed(6)
@@ -103,43 +98,17 @@ class Copying:
         generation = self.number + 1 if self.what == "restore" else 2
         self.unit = Work(self.what, folder, generation, 3)
         topics.apply(self._target())
-        return self.life.pid
-
-    def _start(self) -> None:
-        self._reap()
-        command = [sys.executable, "-m", "tests.crashpoints.archive"]
-        with (self.folder / "out.log").open("ab") as errors:
-            self.process = subprocess.Popen(
-                command,
-                env=self.settings.as_environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-            )
-        self.life = Life(self.process.pid)
-        assert self._says("ready"), (self.folder / "out.log").read_text()[-2_000:]
-
-    def _says(self, word: str) -> bool:
-        """Wait for the process to say something; False where it ends before."""
-        assert self.process is not None
-        assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], ANSWER_S)[0], f"{self.name} says nothing"
-        return self.process.stdout.readline().decode().strip() == word
+        return self._worker.pid
 
     def work(self) -> None:
-        assert self.process is not None
-        assert self.process.stdin is not None
-        self.process.stdin.write(msgspec.json.encode(self.unit) + b"\n")
-        self.process.stdin.flush()
-        self._says("done")
+        self._worker.do(msgspec.json.encode(self.unit))
 
     def wrong(self) -> list[str]:
         found = self._unusable() if self.what == "backup" else []
-        self._start()
+        self._worker.start()
         self.work()
-        assert self.life is not None
-        if self.life.is_over:
-            return [*found, f"the next run failed: {(self.folder / 'out.log').read_text()[-1_000:]}"]
+        if self._worker.is_over:
+            return [*found, f"the next run failed: {self._worker.last_words}"]
         check = {"backup": self._backed_up, "restore": self._restored, "repartition": self._copied}[self.what]
         return found + check()
 
@@ -176,17 +145,8 @@ class Copying:
         partitions = PARTITIONS if self.what == "restore" else 3
         return self.settings.model_copy(update={"generation": self.unit.generation, "partitions": partitions})
 
-    def _reap(self) -> None:
-        if self.life is not None:
-            self.life.kill()
-        if self.process is not None:
-            for end in (self.process.stdin, self.process.stdout):
-                if end is not None:
-                    end.close()
-            self.process.wait()
-
     def close(self) -> None:
-        self._reap()
+        self._worker.close()
 
 
 def _content(log: Any, partitions: int) -> list[list[object]]:

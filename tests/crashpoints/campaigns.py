@@ -19,7 +19,7 @@ from pipeline.settings import load
 from schemas.campaign import Stored
 from schemas.topics import CAMPAIGNS
 from tests.crashpoints.services import Service
-from tests.journeys.rig import free_ports
+from tests.waits import free_ports
 
 TOLD_S = 30.0
 NEW = 201

@@ -27,7 +27,7 @@ from schemas.outcome import DecisionLog
 from schemas.topics import COLLECTED, EVENTS
 from tests.crashpoints.log import Log, Reference
 from tests.crashpoints.services import PARTITIONS, Service
-from tests.journeys.rig import free_ports
+from tests.waits import free_ports
 
 LANDED_S = 15.0
 PRICE, UNITS, OF_A_UNIT = 1_000, 10, 5  # micros an impression; what a line has money for; what is asked of it

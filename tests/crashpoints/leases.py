@@ -7,9 +7,7 @@ stage's own fold over the log.
 
 import os
 import secrets
-import select
 import sqlite3
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -27,13 +25,12 @@ from pipeline.settings import load
 from schemas.outcome import Outcome
 from tests.core.lease_rig import LEASE_MS, RULES, START_MS, Lagging, Shard
 from tests.core.spend_rig import check_books
-from tests.crashpoints.life import Life
+from tests.crashpoints.worker import Worker
 
 PRICE: Final = 7
 UNITS: Final = 10
 OF_A_PROCESS: Final = 6  # decisions, of UNITS that there is money for
 RENEWED_AT: Final = 3  # after so many the line is published anew: its lease is given back, and another one asked for
-ANSWER_S: Final = 60.0
 LATER_MS: Final = START_MS + 10 * LEASE_MS + RULES.window_ms("impression")
 
 
@@ -177,8 +174,7 @@ class Leasing:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.number = -1
-        self.process: subprocess.Popen[bytes] | None = None
-        self.life: Life | None = None
+        self._worker = Worker("tests.crashpoints.leases", folder / "out.log")
 
     @property
     def _here(self) -> Path:
@@ -187,36 +183,12 @@ class Leasing:
     def warm(self) -> int:
         self.number += 1
         self._here.mkdir()
-        if self.life is None or self.life.is_over:
-            self._start()
-        assert self.life is not None
-        return self.life.pid
-
-    def _start(self) -> None:
-        self._reap()
-        with (self.folder / "out.log").open("ab") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.crashpoints.leases"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-            )
-        self.life = Life(self.process.pid)
-        assert self._says("ready"), (self.folder / "out.log").read_text()[-2_000:]
-
-    def _says(self, word: str) -> bool:
-        """Wait for the process to say something; False where it ends before."""
-        assert self.process is not None
-        assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], ANSWER_S)[0], f"{self.name} says nothing"
-        return self.process.stdout.readline().decode().strip() == word
+        if self._worker.is_over:
+            self._worker.start()
+        return self._worker.pid
 
     def work(self) -> None:
-        assert self.process is not None
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{self._here}\n".encode())
-        self.process.stdin.flush()
-        self._says("done")
+        self._worker.do(str(self._here).encode())
 
     def wrong(self) -> list[str]:
         first = Spender(self._here, START_MS)
@@ -260,17 +232,8 @@ class Leasing:
                 found.append(f"the store: {told}")
         return found
 
-    def _reap(self) -> None:
-        if self.life is not None:
-            self.life.kill()
-        if self.process is not None:
-            for end in (self.process.stdin, self.process.stdout):
-                if end is not None:
-                    end.close()
-            self.process.wait()
-
     def close(self) -> None:
-        self._reap()
+        self._worker.close()
 
 
 def _passed(lease: Lease | None, micros: int) -> str:

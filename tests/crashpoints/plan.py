@@ -20,7 +20,7 @@ from tests.crashpoints.points import Scenario
 from tests.crashpoints.services import Flush, Resume
 from tests.crashpoints.stages import PARTITIONS, Commit, Restore
 from tests.crashpoints.warehouse import Control, Insert
-from tests.journeys.rig import free_ports
+from tests.waits import free_ports
 
 CONTROL = "control"
 BROKER_S = 180.0

@@ -22,8 +22,8 @@ from schemas.profile import Profile, VisitorState
 from schemas.topics import COLLECTED, EVENTS, MODELS, PROFILES
 from tests.crashpoints.life import Life
 from tests.crashpoints.log import Log, Reference
-from tests.journeys.rig import free_ports
 from tests.services.delivery_rig import StateTopic
+from tests.waits import free_ports
 
 PARTITIONS = 2
 READY_S = 60.0

@@ -14,7 +14,7 @@ from schemas.block import EventBlock
 from schemas.tables import TABLES
 from tests.crashpoints.blocks import EVENTS, chunk
 from tests.crashpoints.life import Life
-from tests.journeys.rig import free_ports
+from tests.waits import free_ports
 
 KEPT_DAYS = 20_000
 FREE = {"rollup_minute": "o", "blocks": "applied_time"}

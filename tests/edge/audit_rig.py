@@ -1,7 +1,6 @@
 """A warehouse with blocks of all four topics in it, and the log that they came from, in memory."""
 
 import os
-import socket
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from schemas.block import EventBlock, Origin, OutcomeBlock, RefusedBlock, Sessio
 from schemas.event import Event, EventType, Refused
 from schemas.outcome import Outcome
 from schemas.session import Session, SessionRow
+from tests.waits import free_port
 
 BASE_MS = 1_790_000_040_000  # the start of a minute
 KEPT_DAYS = 20_000  # nothing of BASE_MS expires while this suite is in use
@@ -120,10 +120,7 @@ def warehouse_server(folder: Path) -> Iterator[str]:
     if given:
         yield given
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    with EmbeddedWarehouse(WarehouseConfig(folder, port)) as embedded:
+    with EmbeddedWarehouse(WarehouseConfig(folder, free_port())) as embedded:
         yield embedded.config.url("default")
 
 

@@ -10,17 +10,19 @@ import kafka
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "services"))
-from delivery_rig import StateTopic, free_port, until
+from delivery_rig import StateTopic
 
 from pipeline import topics
 from pipeline.core.state import StateView
 from pipeline.edge import kafka as edge
 from pipeline.edge.follow import Follower
-from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
+from pipeline.embedded.kafka import EmbeddedKafka
 from pipeline.settings import Settings
 from schemas.profile import Profile, VisitorState
 from schemas.state import StateRecord
 from schemas.topics import PROFILES, Topic
+from tests.services.collector_rig import broker_in
+from tests.waits import until
 
 
 class Tape:
@@ -50,13 +52,8 @@ class Tape:
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    kafka = EmbeddedKafka(KafkaConfig(tmp_path_factory.mktemp("broker"), free_port(), free_port(), heap_mb=256))
-    kafka.start()
-    try:
-        kafka.wait_ready()
-        yield kafka
-    finally:
-        kafka.stop()
+    with broker_in(tmp_path_factory.mktemp("broker")) as started:
+        yield started
 
 
 @pytest.fixture

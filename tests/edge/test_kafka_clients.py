@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.services.collector_rig import free_port
+from tests.waits import free_port
 
 AGAIN_AND_AGAIN = """
 import gc, sys, threading

@@ -14,8 +14,8 @@ from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
 from pipeline.settings import Settings, load
 from schemas import block as codec
 from schemas.block import CollectedBlock, Origin
-from tests.agents.rig import Stages, until
-from tests.journeys.rig import free_ports
+from tests.agents.rig import Stages
+from tests.waits import free_ports, until
 
 USER, PASSWORD = "herald", "only for this test"
 JAAS = "org.apache.kafka.common.security.plain.PlainLoginModule required user_herald="

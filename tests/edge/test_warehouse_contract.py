@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,13 +18,7 @@ from clickhouse_driver.errors import NetworkError, ServerException
 from pipeline.edge.clickhouse import BLOCK_ROWS_MAX, Refused, Unavailable, Warehouse, is_retryable
 from pipeline.embedded.warehouse import EmbeddedWarehouse, WarehouseConfig
 from pipeline.errors import Retryable, SettingsError
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.waits import free_port
 
 
 @pytest.fixture(scope="module")

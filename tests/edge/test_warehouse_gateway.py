@@ -23,15 +23,9 @@ from pipeline.embedded.native.packets import FromClient
 from pipeline.embedded.native.wire import text, varint
 from pipeline.embedded.warehouse import EmbeddedWarehouse, WarehouseConfig, run
 from pipeline.errors import EmbeddedError
+from tests.waits import free_port, until
 
 HELLO = b"\x00" + text("test") + varint(20) + varint(10) + varint(54440) + text("") + text("default") + text("")
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -233,11 +227,9 @@ def test_a_client_that_leaves_stops_its_query(url: str) -> None:
     client.connection.send_external_tables(None)
     ask = "SELECT count() FROM system.processes WHERE query_id = 'left'"
     with Warehouse.from_url(url) as other:
-        while other.execute(ask) == [(0,)]:
-            time.sleep(0.01)
+        until(lambda: other.execute(ask) == [(1,)], "the query runs")
         client.disconnect()
-        while other.execute(ask) == [(1,)]:
-            time.sleep(0.01)
+        until(lambda: other.execute(ask) == [(0,)], "the query has ended")
 
 
 def test_one_folder_has_one_warehouse(embedded: EmbeddedWarehouse) -> None:

@@ -29,7 +29,8 @@ from pipeline.settings import Settings, load
 from schemas.block import CollectedBlock, EventBlock, Origin, Totals, decode
 from schemas.topics import COLLECTED
 from tests.fuzz.shots import COLLECTOR, DELIVERY
-from tests.journeys.rig import free_ports, whole
+from tests.journeys.rig import whole
+from tests.waits import free_ports
 
 MEGABYTE = 1_048_576
 READY_S = 120.0

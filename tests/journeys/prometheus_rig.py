@@ -11,7 +11,7 @@ import httpx
 import yaml
 
 from tests.deploy.rig import DEPLOY, read_yaml
-from tests.journeys.rig import free_ports
+from tests.waits import free_ports
 
 PATIENCE_S = 90.0
 

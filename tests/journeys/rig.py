@@ -17,20 +17,9 @@ from pipeline.replay.formats import Recorded
 from pipeline.replay.sender import Sender, Sent, Target, paced
 from pipeline.settings import Settings, load
 from pipeline.supervisor import Supervisor
+from tests.waits import free_ports
 
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody uses now: all held at once, so that they differ."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in held]
-    finally:
-        for one in held:
-            one.close()
 
 
 def free_run(length: int) -> int:

@@ -23,6 +23,7 @@ from rich.console import Console
 from pipeline import status
 from pipeline.campaigns.command import ImportWish, import_file
 from pipeline.money import LineMoney
+from pipeline.plan_live import spent_so_far
 from pipeline.settings import Settings
 from tests.journeys.rig import Whole, free_ports, whole
 from tests.journeys.shop_rig import SKU, Shop
@@ -303,6 +304,9 @@ def an_action_is_paid_by_its_goal(running: Whole, http: httpx.Client) -> None:
     buyer.has_earned(1, 90 * EURO, 0, MICROS)  # `form` says no worth: a click is 1 by the settings
     (row,) = (one for one in running.drained().money if one.line_id == "leads")
     assert (row.settled.count, row.settled.micros, row.open.count) == (1, LEAD_MICROS, 1)
+    assert spent_so_far(running.settings)["leads"] == 2 * LEAD_MICROS, "what is reserved counts against a total, too"
+    paid = "SELECT decision_id, paid FROM outcomes FINAL WHERE line_id = 'leads' ORDER BY paid"
+    assert running.ask(paid) == [(buyer.decision_id, "no"), (reader.decision_id, "yes")]
     why = http.get(f"{running.delivery_url}/v1/decisions/{buyer.decision_id}").json()
     (choice,) = why["choices"]
     assert choice["goals"] == [{"event": "subscribe", "value_micros": 5 * EURO, "window_ms": 604_800_000}]

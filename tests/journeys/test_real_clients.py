@@ -7,10 +7,9 @@ import os
 import re
 import signal
 import threading
-import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import httpx
@@ -29,6 +28,7 @@ from pipeline.edge import kafka
 from schemas.tables import TABLES
 from schemas.topics import TOPICS
 from tests.journeys.rig import Whole, whole
+from tests.waits import until
 
 pytestmark = pytest.mark.journey
 
@@ -43,17 +43,6 @@ def herald(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
     """Everything running; the collector waits two seconds for the broker, not ten."""
     with whole(tmp_path_factory.mktemp("clients"), ack_timeout_ms=2_000) as running:
         yield running
-
-
-def until(look: Callable[[], T | None], what: str) -> T:
-    """Look until there is something to see."""
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        found = look()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(f"not within {PATIENCE_S:.0f} s: {what}")
 
 
 # --- a visitor's life -------------------------------------------------------------------------------------------------

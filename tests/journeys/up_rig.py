@@ -13,7 +13,8 @@ import psutil
 
 from pipeline.edge.clickhouse import Warehouse
 from pipeline.settings import Settings, load
-from tests.journeys.rig import free_ports, free_run
+from tests.journeys.rig import free_run
+from tests.waits import free_ports
 
 HERALD = str(Path(sys.executable).with_name("herald"))
 PARTS = 11  # broker, warehouse, collector, six stages, delivery, campaigns

@@ -1,9 +1,5 @@
 """What the tests of campaigns share: stores on both databases, objects, and the real service as a process."""
 
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -13,29 +9,16 @@ from typing import Any
 
 import httpx
 import psycopg
-from delivery_rig import free_port, until
 from pydantic import SecretStr
 
 from pipeline.campaigns.database import Database, url_of
 from pipeline.campaigns.store import NEW, Author, Store
 from pipeline.core.json_diff import diff, patched
-from pipeline.settings import Settings, as_text, variable
+from pipeline.settings import Settings
 from schemas.campaign import KINDS, Status, Stored
+from tests.services.process_rig import ServiceProcess
+from tests.waits import free_port
 
-PROCESS = """
-import sys
-from pipeline.campaigns.service import run
-from pipeline.edge import log
-from pipeline.errors import SettingsError
-from pipeline.settings import load
-try:
-    settings = load()
-    log.set_up(settings.log_level)
-    sys.exit(run(settings))
-except SettingsError as error:
-    print(error, file=sys.stderr)
-    sys.exit(2)
-"""
 ANN = Author("ann", "a test")
 BODIES: Mapping[str, Mapping[str, Any]] = {
     "placements": {"id": "home", "name": "Home"},
@@ -138,30 +121,10 @@ def new_database(server_url: str, name: str) -> str:
     return f"{head.rpartition('/')[0]}/{name}" + (f"?{tail}" if tail else "")
 
 
-class Service:
+class Service(ServiceProcess):
     """The campaigns' service in a process of its own."""
 
-    def __init__(self, settings: Settings, log_path: Path) -> None:
-        self.settings, self.log_path = settings, log_path
-        given = settings.model_dump(exclude_unset=True)
-        environment = {variable(name): as_text(value) for name, value in given.items()}
-        with log_path.open("ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", PROCESS], env=os.environ | environment, stdout=out, stderr=out
-            )
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{settings.campaigns_port}", timeout=30)
-
-    def wait_ready(self) -> None:
-        """Wait until it is ready."""
-
-        def answers() -> bool:
-            assert self.process.poll() is None, self.log_path.read_text()
-            try:
-                return self.http.get("/readyz").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(answers, "the service is ready", 60)
+    module, port = "pipeline.campaigns.service", "campaigns_port"
 
     def put(self, kind: str, version: int = NEW, **changes: Any) -> httpx.Response:
         """Create or change an object over HTTP."""
@@ -169,28 +132,13 @@ class Service:
         wanted = {**BODIES[kind], **changes}
         return self.http.put(f"/v1/{kind}/{wanted['id']}", json=wanted, headers=headers)
 
-    def kill(self) -> None:
-        """kill -9."""
-        self.process.kill()
-        self.process.wait()
-        self.http.close()
-
-    def stop(self) -> int:
-        """Stop it as a supervisor would; returns its exit code."""
-        self.http.close()
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        finally:
-            self.process.kill()
-
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[Service]:
     """Run the service until the end of the block."""
     service = Service(settings, settings.data_dir / "log")
     try:
-        service.wait_ready()
+        service.wait_for("/readyz")
         yield service
     finally:
         service.kill()

@@ -21,6 +21,7 @@ from pipeline.settings import Settings
 from schemas.block import CollectedBlock, check, decode, rows_of
 from schemas.event import Collected, Context
 from schemas.topics import COLLECTED
+from tests.waits import free_port
 
 PROCESS = """
 import json, logging, sys
@@ -29,12 +30,6 @@ from pipeline.settings import Settings
 logging.basicConfig(level=logging.WARNING)
 sys.exit(run(Settings(**json.loads(sys.argv[1]))))
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -1,17 +1,10 @@
 """What the tests of delivery share: the real service in a process of its own, and a writer of its state topics."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import kafka
 import msgspec
 from msgspec import Struct
@@ -24,71 +17,14 @@ from schemas import block as codec
 from schemas.block import CollectedBlock
 from schemas.event import Collected, Context
 from schemas.topics import COLLECTED, Topic
-
-PROCESS = """
-import sys
-from pipeline.delivery.service import run
-from pipeline.errors import SettingsError
-from pipeline.settings import load
-try:
-    sys.exit(run(load()))
-except SettingsError as error:
-    print(error, file=sys.stderr)
-    sys.exit(2)
-"""
+from tests.services.process_rig import ServiceProcess
+from tests.waits import free_port
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def until(holds: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
-    """Wait until something is true and return it; fail saying what never came."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        found = holds()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"never: {what}")
-
-
-class Service:
+class Service(ServiceProcess):
     """The delivery service in a process of its own."""
 
-    def __init__(self, settings: Settings, log_path: Path) -> None:
-        self.settings = settings
-        self.log_path = log_path
-        given = settings.model_dump(exclude_unset=True)
-        environment = {f"HERALD_{name.upper()}": _as_text(value) for name, value in given.items()}
-        with log_path.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", PROCESS], env=os.environ | environment, stdout=out, stderr=out
-            )
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{settings.delivery_port}", timeout=20)
-
-    def wait_for(self, path: str) -> None:
-        """Wait until a path answers 200."""
-
-        def answers() -> bool:
-            assert self.process.poll() is None, self.log_path.read_text()
-            try:
-                return self.http.get(path).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        until(answers, f"{path} answers 200")
-
-    def stop(self) -> int:
-        """Stop it as a supervisor would; returns its exit code."""
-        self.http.close()
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        finally:
-            self.process.kill()
+    module, port = "pipeline.delivery.service", "delivery_port"
 
 
 @contextmanager
@@ -101,17 +37,7 @@ def without_stores(data_dir: Path, **settings: Any) -> Iterator[Service]:
         service.wait_for("/healthz")
         yield service
     finally:
-        service.process.kill()
-        service.process.wait()
-        service.http.close()
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ",".join(f"{key}={right}" for key, right in value.items())
-    if isinstance(value, tuple):
-        return ",".join(_as_text(one) for one in value)
-    return value.get_secret_value() if hasattr(value, "get_secret_value") else str(value)
+        service.kill()
 
 
 class StateTopic:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import msgspec
-from delivery_rig import Service, free_port, read_collected, until
+from delivery_rig import Service, read_collected
 from sqlalchemy import select
 
 from pipeline import topics
@@ -20,6 +20,7 @@ from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
 from pipeline.settings import Settings
 from schemas.campaign import Status, Stored
 from schemas.topics import CAMPAIGNS
+from tests.waits import free_port, until
 
 PARTITIONS = 2
 FALLBACK = {"title": "Welcome"}

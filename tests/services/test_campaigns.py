@@ -12,7 +12,6 @@ import httpx
 import psycopg
 import pytest
 from campaigns_rig import BODIES, Service, body, new_database, of_url, opened, postgres, serving, without_broker
-from delivery_rig import free_port, until
 from pydantic import SecretStr
 
 from pipeline.campaigns import rules
@@ -22,6 +21,7 @@ from pipeline.errors import Retryable, SettingsError
 from pipeline.settings import Settings, load
 from schemas.campaign import KINDS, Stored
 from tests.fuzz.contract import Contract, ask_all
+from tests.waits import free_port, until
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +309,7 @@ def test_it_waits_for_a_store_that_is_away_and_goes_on_when_it_comes(tmp_path: P
             assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
             assert service.put("advertisers").status_code == 503
             new_database(url, "not-yet")
-            service.wait_ready()
+            service.wait_for("/readyz")
             assert service.put("advertisers").status_code == 201
             _end_all_connections(url)
             until(lambda: service.put("advertisers", 1, name="Again").status_code == 200, "it goes on")

@@ -10,7 +10,6 @@ import httpx
 import kafka
 import pytest
 from campaigns_rig import BODIES, Service, fill, opened, put, serving, step, without_broker
-from delivery_rig import free_port, until
 
 from pipeline import topics
 from pipeline.archive.log import used_topics
@@ -23,6 +22,7 @@ from pipeline.errors import Retryable
 from pipeline.settings import Settings
 from schemas.campaign import Status, Stored
 from schemas.topics import CAMPAIGNS
+from tests.waits import free_port, until
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,14 @@ from typing import Any
 
 import httpx
 import pytest
-from delivery_rig import Service, free_port, until
+from delivery_rig import Service
 from published_rig import FALLBACK, Desk, desks
 from sqlalchemy import select
 
 from pipeline.campaigns.database import Database, url_of
 from pipeline.campaigns.slot_tables import PROCESSES, SLOT_ROWS
 from pipeline.core.slots import SLOTS, slot_of
+from tests.waits import free_port, until
 
 CAPS = [{"count": 3, "per": "day"}]
 LEASE_MS = 3_000

@@ -13,10 +13,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from collector_rig import Log, RunningCollector, broker_in, collector_on, free_port, make_topic
+from collector_rig import Log, RunningCollector, broker_in, collector_on, make_topic
 
 from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
 from pipeline.settings import Settings
+from tests.waits import free_port
 
 PATIENCE = {"ack_timeout_ms": 1_500}
 

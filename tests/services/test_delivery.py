@@ -10,7 +10,7 @@ import hypothesis
 import jsonschema
 import msgspec
 import pytest
-from delivery_rig import Service, StateTopic, free_port, read_collected, until
+from delivery_rig import Service, StateTopic, read_collected
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +21,7 @@ from pipeline.core.policy import EpsilonGreedy, PolicyRules
 from pipeline.core.prior import priors
 from pipeline.core.redraw import redraw
 from pipeline.edge.clock import now_ms
-from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
+from pipeline.embedded.kafka import EmbeddedKafka
 from pipeline.settings import Settings
 from schemas.block import partition_of
 from schemas.event import Collected, Context, Event, EventType
@@ -29,6 +29,8 @@ from schemas.model import ArmStatistics, PlacementModel
 from schemas.outcome import DecisionLog
 from schemas.profile import Profile, VisitorState
 from schemas.topics import MODELS, PROFILES
+from tests.services.collector_rig import broker_in
+from tests.waits import free_port, until
 
 MICROS = 1_000_000
 PARTITIONS = 2
@@ -40,13 +42,8 @@ BEST = {"a": ArmStatistics(500, 10 * MICROS), "b": ArmStatistics(500, 200 * MICR
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
-    kafka = EmbeddedKafka(KafkaConfig(tmp_path_factory.mktemp("broker"), free_port(), free_port(), heap_mb=256))
-    kafka.start()
-    try:
-        kafka.wait_ready()
-        yield kafka
-    finally:
-        kafka.stop()
+    with broker_in(tmp_path_factory.mktemp("broker")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

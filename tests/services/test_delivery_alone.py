@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery_rig import Service, free_port, without_stores
+from delivery_rig import Service, without_stores
 
 from pipeline.settings import Settings
+from tests.waits import free_port
 
 BODY: dict[str, Any] = {
     "placement": "home",

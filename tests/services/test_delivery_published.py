@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from books_rig import Books
-from delivery_rig import until
 from published_rig import FALLBACK, Desk, desks
 
 from schemas.campaign import Status
 from schemas.experiment import Experiment
+from tests.waits import until
 
 THOUSAND = 1_000
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from delivery_rig import Service, free_port, read_collected, until
+from delivery_rig import Service, read_collected
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +18,7 @@ from pipeline.delivery.spool import SEGMENT_BYTES_MAX, Entry, Spool, entries, fr
 from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
 from pipeline.settings import Settings
 from schemas.event import Context, Protocol
+from tests.waits import free_port, until
 
 CONTEXT = Context(Protocol.HERALD, "decision", "shop", 1_790_000_000_000)
 ACTIONS = [{"id": "a", "url": "https://shop.example/a"}, {"id": "b", "url": "https://shop.example/b"}]

@@ -18,8 +18,9 @@ from pipeline.edge.clock import now_ms
 from schemas.outcome import DecisionLog
 from tests.agents.rig import Stages, broker, kill
 from tests.journeys.rig import free_run
-from tests.services.delivery_rig import Service, read_collected, until
+from tests.services.delivery_rig import Service, read_collected
 from tests.services.published_rig import Desk
+from tests.waits import until
 
 PARTITIONS = 2
 WANTED = {"phone": "app", "desk": "film"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from azure.cognitiveservices.personalizer import PersonalizerClient
 from azure.cognitiveservices.personalizer.models import RankableAction, RankRequest
-from delivery_rig import Service, free_port, read_collected, until
+from delivery_rig import Service, read_collected
 from msrest.authentication import CognitiveServicesCredentials
 from msrest.exceptions import HttpOperationError
 from pydantic import SecretStr
@@ -19,6 +19,7 @@ from pipeline.core.decide import is_id
 from pipeline.delivery.personalizer import PLACEMENT, TIME_CHARS, is_own, named, tail_of
 from pipeline.embedded.kafka import EmbeddedKafka, KafkaConfig
 from pipeline.settings import Settings
+from tests.waits import free_port, until
 
 PARTITIONS = 2
 ACTIONS = [RankableAction(id=name, features=[{"kind": name}, {"price": {"net": 9.5}}]) for name in ("a", "b", "c")]
