@@ -5,7 +5,7 @@ another type or a table with another key is shown, with the statement that a per
 columns that we do not know belong to somebody else and are left alone.
 
 Nothing is changed on a full disk: ClickHouse then writes a table's description as an empty file, says that all is well,
-and drops the table at its next start (seen on 26.x, for CREATE and for ALTER).
+and does not start again ("Empty query"; seen on 26.9, for CREATE and for ALTER).
 """
 
 import re

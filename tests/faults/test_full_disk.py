@@ -33,7 +33,7 @@ def descriptions(small: SmallWarehouse) -> dict[str, int]:
 
 
 def test_on_a_full_disk_no_table_is_made_or_changed(tmp_path: Path) -> None:
-    """ClickHouse would write an empty description, answer that all is well, and lose the table at its next start."""
+    """ClickHouse would write an empty description, answer that all is well, and never start again."""
     if not can_mount(tmp_path):
         pytest.skip("no mount namespace to be had here")
     with small_warehouse(tmp_path / "small") as small, Warehouse.from_url(small.url) as warehouse:
