@@ -7,7 +7,6 @@ in `herald status`, and are what `spent_so_far` gives. Hours are those that deli
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from contextlib import closing
-from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from kafka.errors import KafkaError
@@ -85,10 +84,9 @@ def spent(settings: Settings, scope: Scope) -> Spent:
         if name in points and name not in left_out and _is_meant(line, scope)
     }
     if not live:
-        last = timedelta(days=scope.days)
         what = "".join(f"; {name} {why}" for name, why in list(left_out.items())[:5])
         raise HeraldError(
-            f"the warehouse knows of no spend in the {last.days} days before today, of lines that are published and "
+            f"the warehouse knows of no spend in the {scope.days} days before today, of lines that are published and "
             f"have a price; expected some{what}"
         )
     of = {name: place.body.channel.value for name, place in catalogue.placements.items()}

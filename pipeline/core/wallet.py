@@ -56,7 +56,10 @@ class _Line:
 
 
 class Wallet:
-    """The leases of one process, by line. Of one thread at a time, but for `has_room`, which any may call."""
+    """The leases of one process, by line. Of one thread at a time, but for what only reads.
+
+    `has_room`, `idle` and `left_micros` may be called by any, meanwhile.
+    """
 
     def __init__(self, lease_ms: int, make_id: Callable[[], str]) -> None:
         """lease_ms: how long a lease is asked for. make_id: gives ids that nobody else gives."""

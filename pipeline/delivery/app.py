@@ -208,7 +208,7 @@ class Delivery:
         shelf, found = self.published.shelf, self.memory.policy(placement)
         place = shelf.catalogue.placements.get(placement)
         features = features_of(place) if place is not None else {}
-        return _json(of_model(placement, found, now_ms(), missing, shelf.worths.get(placement, 0), features))
+        return _json(of_model(placement, found, now_ms(), missing, features, shelf.worths.get(placement, 0)))
 
     async def learning(self, request: Request) -> Answer:
         """Return how a placement has learnt over time."""

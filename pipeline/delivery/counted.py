@@ -26,7 +26,7 @@ class Counted:
     """Belongs to the event loop's thread."""
 
     def __init__(self, memory: Memory, salt: bytes, slots: Slots | None) -> None:
-        """memory: the profiles. salt: secret of keys of the day, 16 to 64 bytes.
+        """memory: the profiles. salt: secret of keys of the day, 16 bytes or more.
 
         slots: whose caps this process counts; None = everybody's, and nothing of it in files.
         """

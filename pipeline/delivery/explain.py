@@ -111,13 +111,13 @@ def of_model(
     found: PlacementPolicy,
     time_ms: int,
     degraded: Sequence[str],
+    features: Mapping[str, Mapping[str, object]],
     worth_micros: int = 0,
-    features: Mapping[str, Mapping[str, object]] = {},
 ) -> ModelAnswer:
     """Return a placement's arms, the most tried first, those with features that wait for their first trial among them.
 
-    time_ms: now. worth_micros: what a reward of 1 is worth there.
-    Shares of a linear policy are those in a context of which nothing is known. features: of the published creatives.
+    time_ms: now. features: of the published creatives. worth_micros: what a reward of 1 is worth there.
+    Shares of a linear policy are those in a context of which nothing is known.
     """
     policy = found.policy
     sums = dict.fromkeys(policy.priors.by_action, _UNTRIED) | policy.arms

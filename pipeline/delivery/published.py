@@ -18,7 +18,7 @@ from pipeline.core.eligibility import Reason, Visit, eligible
 from pipeline.core.experiment.assign import Assignment, Plan, assign, plan
 from pipeline.core.prior import Described, described
 from pipeline.core.profile import ProfileRules
-from pipeline.delivery.arms import show_arms
+from pipeline.delivery.arms import features_of, show_arms
 from pipeline.delivery.counted import Counted
 from pipeline.delivery.memory import Memory
 from pipeline.delivery.offer import Offer, Place, Whom
@@ -62,7 +62,7 @@ class Published:
     ) -> None:
         """memory: told which policies placements have. till: budgets, pacing and stock.
 
-        cap_salt: secret of cap keys, 16 to 64 bytes. slots: for whom this process counts caps; None = for everybody.
+        cap_salt: secret of cap keys, 16 bytes or more. slots: for whom this process counts caps; None = for everybody.
         """
         self._memory = memory
         self.till = till
@@ -269,7 +269,7 @@ def _features(catalogue: Catalogue, before: _Features) -> _Features:
     """Return what the creatives of each placement are like; the very same as before where nothing has changed."""
     found: dict[str, tuple[Mapping[str, Mapping[str, object]], Described]] = {}
     for name, place in catalogue.placements.items():
-        features = {creative.id: creative.features for line in place.lines for creative in line.creatives}
+        features = features_of(place)
         known = before.get(name)
         if known is not None and known[0] == features:
             found[name] = known

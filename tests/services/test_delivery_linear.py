@@ -151,7 +151,7 @@ def test_memory_makes_linear_policies_of_both_partitions_and_says_how_far_they_h
     assert ours == expected(OUTCOMES).scores(IDS, CONTEXT, FEATURES).tolist()
     assert found.policy.trials == sum(one.trials_delta for one in OUTCOMES)
     assert found.model_version.startswith("0:")
-    answer = of_model("home", found, found.updated_ms + 5, [])
+    answer = of_model("home", found, found.updated_ms + 5, [], {})
     assert (answer.policy, answer.age_ms) == ("linear_igw", 5)
     assert {arm.id for arm in answer.arms} == {"a", "b", "c"}
     assert sum(arm.share for arm in answer.arms) == pytest.approx(1.0)

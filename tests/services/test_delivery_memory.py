@@ -75,7 +75,7 @@ def test_a_new_creative_begins_with_what_those_like_it_have_earned_and_no_refres
     memory.describe({})
     refresh(memory)
     assert memory.policy("home").policy.scores(["warm", "cold"]) == [unknown, unknown]
-    arms = {arm.id: arm for arm in of_model("home", found, found.updated_ms, []).arms}
+    arms = {arm.id: arm for arm in of_model("home", found, found.updated_ms, [], {}).arms}
     assert (arms["warm"].trials, arms["warm"].prior) == (0, warm)
     assert arms["a"].prior == warm < arms["a"].mean
 
